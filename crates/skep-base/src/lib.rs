@@ -1,0 +1,15 @@
+//! The vocabulary of Skep: tenants, keys, revisions, quantities, label selectors and name rules.
+//!
+//! **Job.** Give every other crate one type for each thing that would otherwise be a string or an
+//! integer, so that a tenant can never be passed where a namespace is meant.
+//! **State.** None. **Tasks.** None.
+//! **Must not know.** Anything that does IO, the clock, or any Kubernetes kind.
+
+pub mod key;
+pub mod name;
+pub mod revision;
+pub mod tenant;
+
+pub use key::{GroupResource, Key, Scope};
+pub use revision::Revision;
+pub use tenant::{TenantName, TenantNameError};
