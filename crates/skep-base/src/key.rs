@@ -71,7 +71,8 @@ impl Key {
     /// is the order of keys. No part may hold a NUL, which the name rules guarantee.
     #[must_use]
     pub fn path(&self) -> String {
-        let mut s = String::with_capacity(self.tenant.as_str().len() + self.namespace.len() + self.name.len() + 2);
+        let mut s =
+            String::with_capacity(self.tenant.as_str().len() + self.namespace.len() + self.name.len() + 2);
         s.push_str(self.tenant.as_str());
         s.push('\0');
         s.push_str(&self.namespace);
@@ -145,7 +146,8 @@ mod tests {
         let key = |t: &str, ns: &str, n: &str| {
             Key::new(GroupResource::new("", "pods"), TenantName::new(t).unwrap(), ns, n)
         };
-        let mut keys = vec![key("a-b", "x", "y"), key("a", "x", "y"), key("a", "x-y", "a"), key("a", "x", "a")];
+        let mut keys =
+            vec![key("a-b", "x", "y"), key("a", "x", "y"), key("a", "x-y", "a"), key("a", "x", "a")];
         let mut by_path = keys.clone();
         keys.sort();
         by_path.sort_by_key(Key::path);

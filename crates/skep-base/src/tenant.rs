@@ -14,7 +14,9 @@ pub struct TenantName(Arc<str>);
 
 /// Why a text is not a tenant's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a tenant name: use 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit")]
+#[error(
+    "{0:?} is not a tenant name: use 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit"
+)]
 pub struct TenantNameError(pub String);
 
 impl TenantName {
@@ -26,7 +28,11 @@ impl TenantName {
     /// # Errors
     /// [`TenantNameError`] when the text is not an RFC 1123 label.
     pub fn new(text: &str) -> Result<TenantName, TenantNameError> {
-        if name::is_dns1123_label(text) { Ok(TenantName(text.into())) } else { Err(TenantNameError(text.to_owned())) }
+        if name::is_dns1123_label(text) {
+            Ok(TenantName(text.into()))
+        } else {
+            Err(TenantNameError(text.to_owned()))
+        }
     }
 
     /// The operator's tenant.
