@@ -6,10 +6,15 @@
 //! **Must not know.** Anything that does IO, the clock, or any Kubernetes kind.
 
 pub mod key;
+pub mod label;
 pub mod name;
+pub mod quantity;
 pub mod revision;
+pub mod selector;
 pub mod tenant;
 
 pub use key::{GroupResource, Key, Scope};
+pub use quantity::Quantity;
 pub use revision::Revision;
+pub use selector::{FieldSelector, LabelSelector};
 pub use tenant::{TenantName, TenantNameError};
