@@ -1,10 +1,39 @@
 //! What all kinds have in common: metadata, its validation, names, labels, ages.
+//!
+//! [`object`] checks metadata, [`format`] says what is wrong with names and the like, [`selector`] is about
+//! label selectors inside objects, [`check`] has the small checks that many kinds share, [`quantity`] is
+//! about amounts of resources.
+
+pub mod check;
+pub mod format;
+pub mod object;
+pub mod quantity;
+pub mod selector;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::field::{Errors, Path};
 use crate::table::Cell;
+
+pub use check::{
+    same, validate_condition, validate_conditions, validate_config_key, validate_immutable_field,
+    validate_nonnegative, validate_port_num, validate_port_num_or_name, validate_positive,
+};
+pub use format::{
+    cidr_errors, dns1035_label_errors, dns1123_label_errors, dns1123_subdomain_errors, env_var_name_errors,
+    http_header_name_errors, in_range_errors, ip_errors, legacy_cidr_errors, legacy_ip_errors, name_errors,
+    path_segment_errors, percent_errors, port_name_errors, port_num_errors, validate_fully_qualified_name,
+    wildcard_subdomain_errors,
+};
+pub use object::{
+    validate_annotations, validate_finalizer_names, validate_object_meta, validate_object_meta_update,
+    validate_owner_references,
+};
+pub use quantity::{canonical_quantity, canonical_resources, canonical_resources_milli, parse_quantity};
+pub use selector::{
+    LabelSelectorOptions, label_selector, validate_label_selector, validate_labels, validate_qualified_name,
+};
+pub use skep_base::label::{key_errors as qualified_name_errors, value_errors as label_value_errors};
 
 /// The `Name` cell.
 #[must_use]
@@ -51,29 +80,6 @@ pub fn age(then: Timestamp, now: Timestamp) -> String {
         () if d < 730 => format!("{d}d"),
         () if d < 2920 => two(d / 365, "y", d % 365, "d"),
         () => format!("{}y", d / 365),
-    }
-}
-
-/// A key of a ConfigMap or Secret: it becomes a file name.
-pub fn validate_config_key(key: &str, path: &Path<'_>, errors: &mut Errors) {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if key.len() > skep_base::name::SUBDOMAIN_MAX_LEN {
-        errors.invalid(path, key, "must be no more than 253 characters");
-    }
-    if key.is_empty() || !key.bytes().all(allowed) {
-        errors.invalid(
-            path,
-            key,
-            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' \
-             (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
-        );
-    }
-    if key == "." {
-        errors.invalid(path, key, "must not be '.'");
-    } else if key == ".." {
-        errors.invalid(path, key, "must not be '..'");
-    } else if key.starts_with("..") {
-        errors.invalid(path, key, "must not start with '..'");
     }
 }
 
