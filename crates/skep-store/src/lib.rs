@@ -1,0 +1,36 @@
+//! The store: every object of every tenant, in order, in memory, and durable below.
+//!
+//! **Job.** Conditional writes and multi-key transactions with revisions from one sequencer; reads of
+//! ranges at one revision; watches from a revision. What is acknowledged is on stable storage.
+//! **State.** All current objects, as immutable bytes, and a bounded ring of recent changes, behind one
+//! lock that is never held across IO. The durable copy belongs to an [`engine`].
+//! **Tasks.** One sequencer thread (all writes), one expiry thread, and the engine's own background work.
+//! **Must not know.** What the bytes mean: kinds, tenants' rights, HTTP. It knows only that a value has a
+//! place for its revision, a metadata part, and [`Attrs`] to select on.
+//!
+//! # How a write travels
+//! Callers queue transactions. The sequencer takes everything that waits, checks conditions in order
+//! against the newest state (including what it has just accepted), gives every change a revision of its
+//! own, hands the batch to the engine (one write, one sync for all), applies it to memory under the lock,
+//! wakes the watchers that it concerns, and answers. Readers and watchers therefore see only what is durable.
+//!
+//! # How old revisions are read
+//! There are no versions per key. A range at revision R is the current range with the ring's changes after
+//! R undone. When the ring no longer reaches back to R, the reader is told ([`Expired`]).
+
+mod attrs;
+pub mod engine;
+mod ring;
+mod sequencer;
+mod state;
+mod store;
+mod txn;
+mod value;
+mod watch;
+
+pub use attrs::{Attrs, AttrsBuilder, AttrsError};
+pub use ring::RingLimits;
+pub use store::{Expired, ListOptions, Listing, Stats, Store, StoreOptions};
+pub use txn::{Change, Changes, CommitError, Expect, Op, Txn, View};
+pub use value::{NewValue, Value};
+pub use watch::{WATCH_BATCH, Watcher};
