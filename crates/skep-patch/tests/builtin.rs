@@ -127,14 +127,14 @@ fn every_rule_is_about_a_real_field_of_the_right_shape() {
                 wrong.push(format!("{name}.{field} is unknown"));
                 continue;
             };
-            assert_eq!(found.rule, rule);
+            assert_eq!(&*found.rule, rule);
             let shape = schema.shape(found.type_id);
             let is_list = matches!(shape, Shape::List(_));
             if is_list != rule.list_type.is_some() && !BYTES.contains(&(name, field)) {
                 wrong.push(format!("{name}.{field} is {shape:?} and has list type {:?}", rule.list_type));
             }
             if let Shape::List(element) = shape {
-                let keys = rule.list_map_keys.iter().chain(&rule.patch_merge_key);
+                let keys = rule.list_map_keys.iter().chain(rule.patch_merge_key.as_deref());
                 for key in keys.filter(|_| schema.shape(element) == Shape::Struct) {
                     if schema.field(element, key).is_none() {
                         wrong.push(format!("{name}.{field}: elements have no {key}"));
@@ -183,7 +183,7 @@ fn pods_as_they_are_patched() {
     let Shape::List(container) = schema.shape(containers.type_id) else { panic!("containers are a list") };
     assert_eq!(schema.short_name(container), "Container");
     let Shape::List(port) = schema.shape(schema.field(container, "ports").unwrap().type_id) else { panic!() };
-    assert_eq!(schema.list_map_key_default(port, "protocol"), Some("TCP"));
+    assert_eq!(schema.list_map_key_default(port, "protocol").as_deref(), Some(&json!("TCP")));
 
     let apply = |original: Value, patch: Value| {
         let (Value::Object(original), Value::Object(patch)) = (original, patch) else { panic!() };

@@ -5,6 +5,9 @@
 //! through `schemars`). Strategic merge patch and server-side apply walk it by [`TypeId`], which is a
 //! plain index; finding the root of a walk by name is one hash lookup.
 //!
+//! Types that are not in the table, such as custom resources, bring their rules along as
+//! `x-kubernetes-…` extensions of their schemas, which may nest objects without naming them.
+//!
 //! ```
 //! use skep_patch::schema::{MergeSchema, Shape};
 //!
@@ -16,18 +19,19 @@
 //! }).as_object().unwrap());
 //! let pod_spec = schema.type_id("io.k8s.api.core.v1.PodSpec").unwrap();
 //! let containers = schema.field(pod_spec, "containers").unwrap();
-//! assert_eq!(containers.rule.patch_merge_key, Some("name"));
+//! assert_eq!(containers.rule.patch_merge_key.as_deref(), Some("name"));
 //! assert!(matches!(schema.shape(containers.type_id), Shape::List(_)));
 //! ```
 
 mod rules;
 mod table;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-pub use rules::{FieldRule, ListType, MapType, NONE, Strategy};
+pub use rules::{FieldRule, ListType, MapType, NONE, Names, Strategy};
 
 /// A type in a [`MergeSchema`]. Only meaningful for the schema that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,18 +60,32 @@ pub struct Field {
     /// The type of the value.
     pub type_id: TypeId,
     /// How the field merges.
-    pub rule: &'static FieldRule,
+    pub rule: Cow<'static, FieldRule>,
+    /// The default that the schema declares.
+    pub default: Option<Box<Value>>,
 }
 
 #[derive(Debug)]
 struct Type {
-    /// Empty for lists and maps, which need no name.
+    /// Empty for what a schema nests without naming it.
     name: Box<str>,
     shape: Shape,
     /// Whether a definition was seen; a name can be referred to before.
     defined: bool,
+    /// What the schema of the type itself declares.
+    rule: Cow<'static, FieldRule>,
+    preserves_unknown_fields: bool,
     /// Sorted by name.
     fields: Box<[Field]>,
+}
+
+/// What makes nested types without a name the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Anonymous {
+    Scalar,
+    Untyped,
+    Map(TypeId),
+    List(TypeId),
 }
 
 /// All known types, their fields, and how those merge.
@@ -75,10 +93,7 @@ struct Type {
 pub struct MergeSchema {
     types: Vec<Type>,
     by_name: HashMap<Box<str>, TypeId>,
-    lists: HashMap<TypeId, TypeId>,
-    maps: HashMap<TypeId, TypeId>,
-    scalar: Option<TypeId>,
-    untyped: Option<TypeId>,
+    anonymous: HashMap<Anonymous, TypeId>,
 }
 
 impl MergeSchema {
@@ -96,37 +111,23 @@ impl MergeSchema {
         }
     }
 
-    /// Adds one type; see [`MergeSchema::add_definitions`].
-    pub fn add_definition(&mut self, name: &str, definition: &Value) {
+    /// Adds one type and gives its id; see [`MergeSchema::add_definitions`].
+    pub fn add_definition(&mut self, name: &str, definition: &Value) -> TypeId {
         let id = self.intern(name);
         if self.types[id.index()].defined {
-            return;
+            return id;
         }
-        let shape = match definition.get("properties").and_then(Value::as_object) {
-            Some(properties) => {
-                let rules = table_of(name);
-                let mut fields: Vec<Field> = properties
-                    .iter()
-                    .map(|(field, schema)| Field {
-                        name: field.as_str().into(),
-                        type_id: self.type_of(schema),
-                        rule: rule_in(rules, field),
-                    })
-                    .collect();
-                fields.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-                self.types[id.index()].fields = fields.into();
-                Shape::Struct
-            }
-            None if definition.get("additionalProperties").is_some_and(Value::is_object) => {
-                Shape::Map(self.type_of(&definition["additionalProperties"]))
-            }
-            None if definition.get("items").is_some() => Shape::List(self.type_of(&definition["items"])),
-            None if is_scalar(definition) => Shape::Scalar,
-            None => Shape::Untyped,
-        };
+        // Before its fields, which may refer to it.
+        self.types[id.index()].defined = true;
+        let (shape, fields) = self.shape_and_fields(name, definition);
         let entry = &mut self.types[id.index()];
         entry.shape = shape;
-        entry.defined = true;
+        entry.fields = fields;
+        if *entry.rule == NONE {
+            entry.rule = FieldRule::from_extensions(definition);
+        }
+        entry.preserves_unknown_fields = preserves_unknown_fields(definition);
+        id
     }
 
     /// The type called `name`, e.g. `io.k8s.api.core.v1.Pod`, if a definition of it was added.
@@ -139,7 +140,7 @@ impl MergeSchema {
         self.types[id.index()].shape
     }
 
-    /// The full name of a type; empty for lists, maps and plain scalars.
+    /// The full name of a type; empty if it has none.
     pub fn name(&self, id: TypeId) -> &str {
         &self.types[id.index()].name
     }
@@ -161,6 +162,18 @@ impl MergeSchema {
         fields.binary_search_by(|f| (*f.name).cmp(name)).ok().map(|i| &fields[i])
     }
 
+    /// What a type declares about itself. It holds where no field has a say: for elements of lists
+    /// and values of maps.
+    pub fn type_rule(&self, id: TypeId) -> &FieldRule {
+        &self.types[id.index()].rule
+    }
+
+    /// Whether an object of a type may have fields that the type does not name
+    /// (`x-kubernetes-preserve-unknown-fields`).
+    pub fn preserves_unknown_fields(&self, id: TypeId) -> bool {
+        self.types[id.index()].preserves_unknown_fields
+    }
+
     /// How server-side apply merges the object in `field`: what the field declares, else what its
     /// type declares, else key by key.
     pub fn map_type(&self, field: &Field) -> MapType {
@@ -170,7 +183,7 @@ impl MergeSchema {
     /// How server-side apply merges an object of a type when no field says otherwise, e.g. as
     /// element of a list.
     pub fn type_map_type(&self, id: TypeId) -> MapType {
-        type_map_type(self.name(id)).unwrap_or(MapType::Granular)
+        self.type_rule(id).map_type.unwrap_or(MapType::Granular)
     }
 
     /// How server-side apply merges the list in `field`.
@@ -178,13 +191,16 @@ impl MergeSchema {
         field.rule.list_type.unwrap_or(ListType::Atomic)
     }
 
-    /// What `key` counts as in an element of type `element` that leaves it out; see
-    /// [`list_map_key_default`].
-    pub fn list_map_key_default(&self, element: TypeId, key: &str) -> Option<&'static str> {
-        list_map_key_default(self.name(element), key)
+    /// What `key` counts as in an element of type `element` that leaves it out: the schema's
+    /// default, or [`list_map_key_default`].
+    pub fn list_map_key_default(&self, element: TypeId, key: &str) -> Option<Cow<'_, Value>> {
+        match self.field(element, key).and_then(|f| f.default.as_deref()) {
+            Some(default) => Some(Cow::Borrowed(default)),
+            None => list_map_key_default(self.name(element), key).map(|v| Cow::Owned(v.into())),
+        }
     }
 
-    /// How many types are known, lists and maps included.
+    /// How many types are known, unnamed ones included.
     pub fn len(&self) -> usize {
         self.types.len()
     }
@@ -194,10 +210,10 @@ impl MergeSchema {
         self.types.is_empty()
     }
 
-    fn push(&mut self, name: &str, shape: Shape) -> TypeId {
-        // Types come from the program's own definitions, thousands at most.
+    fn push(&mut self, new: Type) -> TypeId {
+        // Types come from the program's own definitions and from CRDs, whose size is bounded.
         let id = TypeId(u32::try_from(self.types.len()).unwrap_or(u32::MAX));
-        self.types.push(Type { name: name.into(), shape, defined: false, fields: Box::default() });
+        self.types.push(new);
         id
     }
 
@@ -205,9 +221,44 @@ impl MergeSchema {
         if let Some(&id) = self.by_name.get(name) {
             return id;
         }
-        let id = self.push(name, Shape::Untyped);
+        let mut new = Type::new(name, Shape::Untyped);
+        if let Some(map_type) = type_map_type(name) {
+            new.rule.to_mut().map_type = Some(map_type);
+        }
+        let id = self.push(new);
         self.by_name.insert(name.into(), id);
         id
+    }
+
+    /// What a schema describes, and its fields; `name` is how the table knows it.
+    fn shape_and_fields(&mut self, name: &str, schema: &Value) -> (Shape, Box<[Field]>) {
+        if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+            let rules = table_of(name);
+            let mut fields: Vec<Field> = properties
+                .iter()
+                .map(|(field, schema)| Field {
+                    name: field.as_str().into(),
+                    type_id: self.type_of(schema),
+                    rule: match rule_in(rules, field) {
+                        Some(rule) => Cow::Borrowed(rule),
+                        None => FieldRule::from_extensions(schema),
+                    },
+                    default: schema.get("default").map(|d| Box::new(d.clone())),
+                })
+                .collect();
+            fields.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            return (Shape::Struct, fields.into());
+        }
+        let shape = if let Some(values) = schema.get("additionalProperties").filter(|v| v.is_object()) {
+            Shape::Map(self.type_of(values))
+        } else if let Some(items) = schema.get("items") {
+            Shape::List(self.type_of(items))
+        } else if is_scalar(schema) {
+            Shape::Scalar
+        } else {
+            Shape::Untyped
+        };
+        (shape, Box::default())
     }
 
     /// The type that a schema in the place of a property, element or value describes.
@@ -215,38 +266,43 @@ impl MergeSchema {
         if let Some(name) = reference(schema) {
             return self.intern(name);
         }
-        if let Some(items) = schema.get("items") {
-            let element = self.type_of(items);
-            if let Some(&id) = self.lists.get(&element) {
-                return id;
-            }
-            let id = self.push("", Shape::List(element));
-            self.lists.insert(element, id);
-            return id;
+        let (shape, fields) = self.shape_and_fields("", schema);
+        let rule = FieldRule::from_extensions(schema);
+        let preserves = preserves_unknown_fields(schema);
+        let kind = match shape {
+            Shape::Scalar => Some(Anonymous::Scalar),
+            Shape::Untyped if !preserves => Some(Anonymous::Untyped),
+            Shape::Map(value) if !preserves => Some(Anonymous::Map(value)),
+            Shape::List(element) => Some(Anonymous::List(element)),
+            Shape::Struct | Shape::Untyped | Shape::Map(_) => None,
+        };
+        // Most nested lists, maps and scalars are alike and declare nothing.
+        let kind = kind.filter(|_| *rule == NONE);
+        if let Some(id) = kind.and_then(|kind| self.anonymous.get(&kind)) {
+            return *id;
         }
-        if let Some(values) = schema.get("additionalProperties").filter(|v| v.is_object()) {
-            let value = self.type_of(values);
-            if let Some(&id) = self.maps.get(&value) {
-                return id;
-            }
-            let id = self.push("", Shape::Map(value));
-            self.maps.insert(value, id);
-            return id;
+        let mut new = Type::new("", shape);
+        new.fields = fields;
+        new.rule = rule;
+        new.preserves_unknown_fields = preserves;
+        let id = self.push(new);
+        if let Some(kind) = kind {
+            self.anonymous.insert(kind, id);
         }
-        if is_scalar(schema) {
-            if let Some(id) = self.scalar {
-                return id;
-            }
-            let id = self.push("", Shape::Scalar);
-            self.scalar = Some(id);
-            return id;
-        }
-        if let Some(id) = self.untyped {
-            return id;
-        }
-        let id = self.push("", Shape::Untyped);
-        self.untyped = Some(id);
         id
+    }
+}
+
+impl Type {
+    fn new(name: &str, shape: Shape) -> Self {
+        Self {
+            name: name.into(),
+            shape,
+            defined: false,
+            rule: Cow::Borrowed(&NONE),
+            preserves_unknown_fields: false,
+            fields: Box::default(),
+        }
     }
 }
 
@@ -284,6 +340,10 @@ fn is_scalar(schema: &Value) -> bool {
     }
 }
 
+fn preserves_unknown_fields(schema: &Value) -> bool {
+    schema.get("x-kubernetes-preserve-unknown-fields").and_then(Value::as_bool) == Some(true)
+}
+
 type FieldTable = &'static [(&'static str, FieldRule)];
 
 fn table_of(type_name: &str) -> FieldTable {
@@ -291,13 +351,13 @@ fn table_of(type_name: &str) -> FieldTable {
     rules.binary_search_by(|(name, _)| (*name).cmp(type_name)).map_or(&[], |i| rules[i].1)
 }
 
-fn rule_in(fields: FieldTable, field: &str) -> &'static FieldRule {
-    fields.binary_search_by(|(name, _)| (*name).cmp(field)).map_or(&NONE, |i| &fields[i].1)
+fn rule_in(fields: FieldTable, field: &str) -> Option<&'static FieldRule> {
+    fields.binary_search_by(|(name, _)| (*name).cmp(field)).ok().map(|i| &fields[i].1)
 }
 
 /// How a field of a built-in type merges, by names alone. [`NONE`] if nothing is declared about it.
 pub fn field_rule(type_name: &str, field: &str) -> &'static FieldRule {
-    rule_in(table_of(type_name), field)
+    rule_in(table_of(type_name), field).unwrap_or(&NONE)
 }
 
 /// The map type that a built-in type declares about itself.
@@ -312,31 +372,15 @@ pub fn list_map_key_default(element: &str, key: &str) -> Option<&'static str> {
     table::KEY_DEFAULTS.iter().find(|(t, k, _)| *t == element && *k == key).map(|(_, _, value)| *value)
 }
 
-/// The OpenAPI extensions that go beside the schema of a field, in upstream's order.
+/// The OpenAPI extensions that go beside the schema of a built-in type's field, in upstream's order.
 pub fn field_extensions(type_name: &str, field: &str) -> Vec<(&'static str, Value)> {
-    let rule = field_rule(type_name, field);
-    let mut out = Vec::new();
-    if !rule.list_map_keys.is_empty() {
-        out.push(("x-kubernetes-list-map-keys", rule.list_map_keys.into()));
-    }
-    if let Some(list) = rule.list_type {
-        out.push(("x-kubernetes-list-type", list.as_str().into()));
-    }
-    if let Some(map) = rule.map_type {
-        out.push(("x-kubernetes-map-type", map.as_str().into()));
-    }
-    if let Some(key) = rule.patch_merge_key {
-        out.push(("x-kubernetes-patch-merge-key", key.into()));
-    }
-    if let Some(strategy) = rule.patch_strategy_extension() {
-        out.push(("x-kubernetes-patch-strategy", strategy.into()));
-    }
-    out
+    field_rule(type_name, field).extensions()
 }
 
-/// The OpenAPI extensions of a type itself.
+/// The OpenAPI extensions of a built-in type itself.
 pub fn type_extensions(type_name: &str) -> Vec<(&'static str, Value)> {
-    type_map_type(type_name).map(|m| ("x-kubernetes-map-type", m.as_str().into())).into_iter().collect()
+    let rule = FieldRule { map_type: type_map_type(type_name), ..NONE };
+    rule.extensions()
 }
 
 /// Every type of the table with its fields' rules, for checks and listings.
@@ -350,114 +394,4 @@ pub fn atomic_types() -> impl Iterator<Item = &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_table_is_sorted_and_coherent() {
-        assert!(table::FIELD_RULES.is_sorted_by(|a, b| a.0 < b.0));
-        assert!(table::ATOMIC_TYPES.is_sorted_by(|a, b| a < b));
-        for (name, fields) in table::FIELD_RULES {
-            assert!(fields.is_sorted_by(|a, b| a.0 < b.0), "{name}");
-            for (field, rule) in *fields {
-                assert_ne!(rule, &NONE, "{name}.{field}");
-                assert_eq!(
-                    rule.list_type == Some(ListType::Map),
-                    !rule.list_map_keys.is_empty(),
-                    "{name}.{field}: keys belong to lists of type map"
-                );
-                if let (Some(key), Some(ListType::Map)) = (rule.patch_merge_key, rule.list_type) {
-                    assert!(rule.list_map_keys.contains(&key), "{name}.{field}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn rules_by_name() {
-        let ports = field_rule("io.k8s.api.core.v1.Container", "ports");
-        assert_eq!(ports.list_type, Some(ListType::Map));
-        assert_eq!(ports.list_map_keys, ["containerPort", "protocol"]);
-        assert_eq!(ports.strategy, Strategy::Merge);
-        assert_eq!(ports.patch_merge_key, Some("containerPort"));
-        assert_eq!(field_rule("io.k8s.api.core.v1.Container", "nope"), &NONE);
-        assert_eq!(field_rule("Nope", "ports"), &NONE);
-        assert_eq!(type_map_type("io.k8s.api.core.v1.ObjectReference"), Some(MapType::Atomic));
-        assert_eq!(type_map_type("io.k8s.api.core.v1.Pod"), None);
-        assert_eq!(list_map_key_default("io.k8s.api.core.v1.ContainerPort", "protocol"), Some("TCP"));
-        assert_eq!(list_map_key_default("io.k8s.api.core.v1.ContainerPort", "containerPort"), None);
-    }
-
-    #[test]
-    fn extensions_are_upstreams() {
-        assert_eq!(
-            field_extensions("io.k8s.api.core.v1.PodSpec", "volumes"),
-            [
-                ("x-kubernetes-list-map-keys", json!(["name"])),
-                ("x-kubernetes-list-type", json!("map")),
-                ("x-kubernetes-patch-merge-key", json!("name")),
-                ("x-kubernetes-patch-strategy", json!("merge,retainKeys")),
-            ]
-        );
-        assert_eq!(
-            field_extensions("io.k8s.api.core.v1.ServiceSpec", "selector"),
-            [("x-kubernetes-map-type", json!("atomic"))]
-        );
-        assert_eq!(
-            type_extensions("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"),
-            [("x-kubernetes-map-type", json!("atomic"))]
-        );
-        assert!(field_extensions("io.k8s.api.core.v1.PodSpec", "nodeName").is_empty());
-    }
-
-    #[test]
-    fn shapes_follow_the_definitions() {
-        let mut schema = MergeSchema::new();
-        assert!(schema.is_empty());
-        let first = json!({
-            "io.k8s.api.core.v1.PersistentVolumeSpec": {"type": "object", "properties": {
-                "claimRef": {"description": "d", "$ref": "#/$defs/io.k8s.api.core.v1.ObjectReference"},
-                "capacity": {"type": "object", "additionalProperties": {"$ref": "#/$defs/a.Quantity"}},
-                "accessModes": {"type": "array", "items": {"type": "string"}},
-                "other": {"allOf": [{"$ref": "#/$defs/io.k8s.api.core.v1.ObjectReference"}]},
-                "later": {"$ref": "#/$defs/b.Later"},
-                "nullable": {"type": ["integer", "null"]},
-                "mode": {"type": "string"}}},
-            "a.Quantity": {"x-kubernetes-int-or-string": true},
-            "a.Raw": {"type": "object"},
-            "a.Either": {"oneOf": [{"type": "boolean"}, {"$ref": "#/$defs/a.Raw"}]},
-        });
-        schema.add_definitions(first.as_object().unwrap());
-        let spec = schema.type_id("io.k8s.api.core.v1.PersistentVolumeSpec").unwrap();
-        assert_eq!(schema.shape(spec), Shape::Struct);
-        assert_eq!(schema.short_name(spec), "PersistentVolumeSpec");
-        let field = |name: &str| schema.field(spec, name).unwrap();
-        let Shape::Map(quantity) = schema.shape(field("capacity").type_id) else { panic!() };
-        assert_eq!(schema.shape(quantity), Shape::Scalar);
-        assert_eq!(schema.name(quantity), "a.Quantity");
-        assert!(matches!(schema.shape(field("accessModes").type_id), Shape::List(_)));
-        assert_eq!(schema.shape(field("nullable").type_id), Shape::Scalar);
-        assert_eq!(field("other").type_id, field("claimRef").type_id);
-        // The type is atomic, the field takes that back, and another field does not.
-        assert_eq!(schema.map_type(field("claimRef")), MapType::Granular);
-        assert_eq!(schema.map_type(field("other")), MapType::Atomic);
-        assert_eq!(schema.list_type(field("accessModes")), ListType::Atomic);
-        assert_eq!(schema.shape(schema.type_id("a.Raw").unwrap()), Shape::Untyped);
-        assert_eq!(schema.shape(schema.type_id("a.Either").unwrap()), Shape::Untyped);
-        assert_eq!(schema.type_id("b.Later"), None, "referred to, not defined");
-
-        let later = field("later").type_id;
-        let count = schema.len();
-        schema.add_definitions(
-            json!({"b.Later": {"type": "object", "properties": {"x": {"type": "string"}}}})
-                .as_object()
-                .unwrap(),
-        );
-        assert_eq!(schema.type_id("b.Later"), Some(later));
-        assert_eq!(schema.shape(later), Shape::Struct);
-        schema.add_definitions(first.as_object().unwrap());
-        assert_eq!(schema.len(), count, "adding again changes nothing");
-    }
-}
+mod tests;

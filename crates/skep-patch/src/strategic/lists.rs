@@ -16,7 +16,7 @@ impl Merger<'_> {
         &self,
         original: Vec<Value>,
         patch: Vec<Value>,
-        field: FieldMeta,
+        field: FieldMeta<'_>,
         deletes: bool,
     ) -> Result<Vec<Value>, StrategicError> {
         if field.strategy != Strategy::Merge && !deletes {
@@ -43,7 +43,7 @@ impl Merger<'_> {
         mut merged: Vec<Value>,
         server_order: Result<Vec<Key>, StrategicError>,
         patch: Vec<Value>,
-        field: FieldMeta,
+        field: FieldMeta<'_>,
     ) -> Result<Vec<Value>, StrategicError> {
         let merge_key = field.merge_key;
         let mut index = ElementIndex::new(&merged, merge_key, patch.len());
@@ -75,7 +75,7 @@ impl Merger<'_> {
         original: Option<Vec<Value>>,
         patch: Option<Vec<Value>>,
         wanted_order: &[Value],
-        field: FieldMeta,
+        field: FieldMeta<'_>,
     ) -> Result<Option<Vec<Value>>, StrategicError> {
         let kind = |original: &[Value], patch: &[Value]| element_kind(&[original, patch]);
         let server_order = Key::of_elements(original.as_deref().unwrap_or_default(), field.merge_key);

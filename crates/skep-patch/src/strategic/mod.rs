@@ -67,13 +67,13 @@ struct Merger<'s> {
 
 /// What a field of the object being merged is; for a list, `type_id` is that of its elements.
 #[derive(Clone, Copy)]
-struct FieldMeta {
+struct FieldMeta<'s> {
     type_id: TypeId,
     strategy: Strategy,
-    merge_key: &'static str,
+    merge_key: &'s str,
 }
 
-impl Merger<'_> {
+impl<'s> Merger<'s> {
     fn merge_object(
         &self,
         mut original: Object,
@@ -160,7 +160,7 @@ impl Merger<'_> {
     }
 
     /// Looks up a field whose value is an object.
-    fn object_field(&self, parent: TypeId, name: &str) -> Result<FieldMeta, StrategicError> {
+    fn object_field(&self, parent: TypeId, name: &str) -> Result<FieldMeta<'s>, StrategicError> {
         match self.schema.shape(parent) {
             Shape::Struct | Shape::Untyped => {}
             // Quantities and times are structs in Go, without fields to be found.
@@ -175,7 +175,7 @@ impl Merger<'_> {
             Some(field) => Ok(FieldMeta {
                 type_id: field.type_id,
                 strategy: field.rule.strategy,
-                merge_key: field.rule.patch_merge_key.unwrap_or_default(),
+                merge_key: field.rule.patch_merge_key.as_deref().unwrap_or_default(),
             }),
             None => Err(StrategicError::UnknownField {
                 type_name: self.schema.short_name(parent).to_owned(),
@@ -185,7 +185,7 @@ impl Merger<'_> {
     }
 
     /// Looks up a field whose value is a list; the type is that of the elements.
-    fn list_field(&self, parent: TypeId, name: &str) -> Result<FieldMeta, StrategicError> {
+    fn list_field(&self, parent: TypeId, name: &str) -> Result<FieldMeta<'s>, StrategicError> {
         let field = self.object_field(parent, name)?;
         match self.schema.shape(field.type_id) {
             Shape::List(element) if matches!(self.schema.shape(element), Shape::List(_)) => {
