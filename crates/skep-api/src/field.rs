@@ -235,6 +235,11 @@ impl Errors {
         self.add_valued(ErrorKind::Duplicate, path, &value.shown(), "");
     }
 
+    /// A second element that equals an earlier one in what must be unique, which `detail` names.
+    pub fn duplicate_with(&mut self, path: &Path<'_>, value: impl Shown, detail: &str) {
+        self.add_valued(ErrorKind::Duplicate, path, &value.shown(), detail);
+    }
+
     /// Something referred to does not exist.
     pub fn not_found(&mut self, path: &Path<'_>, value: impl Shown) {
         self.add_valued(ErrorKind::NotFound, path, &value.shown(), "");

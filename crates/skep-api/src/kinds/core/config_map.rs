@@ -17,6 +17,12 @@ impl Kind for ConfigMap {
         KindInfo::of::<ConfigMap>().short("cm")
     }
 
+    fn set_defaults(&mut self) {
+        // Absent and empty mean the same; immutability must not see a difference.
+        self.data.take_if(|d| d.is_empty());
+        self.binary_data.take_if(|d| d.is_empty());
+    }
+
     fn validate(&self, _: &Context<'_>, errors: &mut Errors) {
         let data = Path::root("data");
         let binary = Path::root("binaryData");
@@ -59,6 +65,55 @@ impl Kind for ConfigMap {
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {
         let keys = self.data.iter().flatten().count() + self.binary_data.iter().flatten().count();
-        vec![meta::name_cell(&self.metadata), keys.to_string().into(), meta::age_cell(&self.metadata, now)]
+        vec![meta::name_cell(&self.metadata), keys.into(), meta::age_cell(&self.metadata, now)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn creation() {
+        let valid = json!({"metadata": {"name": "a"}, "data": {"k": "v"}, "binaryData": {"b": "AAE="}});
+        check_create_table::<ConfigMap>(
+            &valid,
+            &[
+                ("/data/..", json!(""), &[r#"data[..]: Invalid value: "..": must not be '..'"#]),
+                (
+                    "/data/b",
+                    json!(""),
+                    &[r#"data[b]: Invalid value: "b": duplicate of key present in binaryData"#],
+                ),
+                (
+                    "/data/big",
+                    json!("x".repeat(MAX_DATA_BYTES)),
+                    &["Too long: may not be more than 1048576 bytes"],
+                ),
+            ],
+        );
+        assert_eq!(row::<ConfigMap>(&valid)[1], json!(2));
+    }
+
+    #[test]
+    fn immutable_ones_stay_as_they_are() {
+        let old = json!({"metadata": {"name": "a"}, "immutable": true, "data": {"k": "v"}, "binaryData": {}});
+        let detail = "field is immutable when `immutable` is set";
+        let same: &[String] = &[];
+        assert_eq!(update_errors::<ConfigMap>(&old, &with(&old, "/binaryData", json!(null)), ""), same);
+        assert_eq!(
+            update_errors::<ConfigMap>(&old, &with(&old, "/data/k", json!("w")), ""),
+            [format!("data: Forbidden: {detail}")]
+        );
+        assert_eq!(
+            update_errors::<ConfigMap>(&old, &with(&old, "/binaryData/k2", json!("AA==")), ""),
+            [format!("binaryData: Forbidden: {detail}")]
+        );
+        assert_eq!(
+            update_errors::<ConfigMap>(&old, &with(&old, "/immutable", json!(false)), ""),
+            [format!("immutable: Forbidden: {detail}")]
+        );
     }
 }

@@ -1,9 +1,34 @@
 //! The core group, `v1`.
 
 mod config_map;
+pub mod namespace;
+mod node;
+pub(crate) mod resources;
+mod secret;
+pub mod service;
+mod service_account;
+mod shared;
+#[cfg(test)]
+mod testing;
 
+use k8s_openapi::api::core::v1;
+
+use crate::kind::{Subresource, Verb};
 use crate::registry::Registry;
 
+/// Proxies pass any method on; watches and lists are gets.
+const PROXY_VERBS: &[Verb] = &[Verb::Create, Verb::Delete, Verb::Get, Verb::Patch, Verb::Update];
+
+/// The `proxy` subresource, whose options are of this kind.
+const fn proxy(options: &'static str) -> Subresource {
+    Subresource { name: "proxy", group: "", version: "v1", kind: options, verbs: PROXY_VERBS }
+}
+
 pub(super) fn register(registry: &mut Registry) {
-    registry.add::<k8s_openapi::api::core::v1::ConfigMap>();
+    registry.add::<v1::ConfigMap>();
+    registry.add::<v1::Namespace>();
+    registry.add::<v1::Node>();
+    registry.add::<v1::Secret>();
+    registry.add::<v1::Service>();
+    registry.add::<v1::ServiceAccount>();
 }
