@@ -137,9 +137,8 @@ impl Authorizer {
             _ => ("roles", namespace),
         };
         let group = role_ref.api_group.as_deref().unwrap_or_default();
-        let bind = Attributes::resource(user, "bind", group, resource)
-            .in_namespace(namespace)
-            .named(&role_ref.name);
+        let bind =
+            Attributes::resource(user, "bind", group, resource).in_namespace(namespace).named(&role_ref.name);
         if self.authorize(home, Target::Tenant(target), &bind).is_allowed() {
             return Ok(());
         }
@@ -171,12 +170,7 @@ impl Authorizer {
 fn full_authority() -> [PolicyRule; 2] {
     let all = || vec!["*".to_owned()];
     [
-        PolicyRule {
-            verbs: all(),
-            api_groups: Some(all()),
-            resources: Some(all()),
-            ..PolicyRule::default()
-        },
+        PolicyRule { verbs: all(), api_groups: Some(all()), resources: Some(all()), ..PolicyRule::default() },
         PolicyRule { verbs: all(), non_resource_urls: Some(all()), ..PolicyRule::default() },
     ]
 }

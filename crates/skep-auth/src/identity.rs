@@ -51,6 +51,23 @@ pub struct ObjectRef {
     pub uid: String,
 }
 
+/// What a service account's token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccountCredential {
+    /// The account's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid, which the live account still had when the token was checked.
+    pub uid: String,
+    /// The pod that the token is bound to.
+    pub pod: Option<ObjectRef>,
+    /// The node of that pod, or the node that the token is bound to.
+    pub node: Option<ObjectRef>,
+    /// The secret that the token is bound to.
+    pub secret: Option<ObjectRef>,
+}
+
 /// How an identity was proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
@@ -59,20 +76,7 @@ pub enum Credential {
     /// A token from the static file.
     Token,
     /// A service account's token.
-    ServiceAccount {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// Its uid, which the live account still had when the token was checked.
-        uid: String,
-        /// The pod that the token is bound to.
-        pod: Option<ObjectRef>,
-        /// The node of that pod, or the node that the token is bound to.
-        node: Option<ObjectRef>,
-        /// The secret that the token is bound to.
-        secret: Option<ObjectRef>,
-    },
+    ServiceAccount(Box<ServiceAccountCredential>),
     /// None.
     Anonymous,
 }

@@ -26,5 +26,5 @@ pub mod rbac;
 
 pub use attributes::{Attributes, forbidden_message};
 pub use authorize::{Authorizer, Target};
-pub use identity::{Credential, Identity, groups};
+pub use identity::{Credential, Identity, ServiceAccountCredential, groups};
 pub use rbac::{Decision, RbacIndex, Reason};

@@ -94,11 +94,7 @@ pub fn covers(owned: &[PolicyRule], wanted: &[PolicyRule]) -> Vec<PolicyRule> {
 }
 
 fn uncovered<'a>(owned: &[PolicyRule], wanted: &'a [PolicyRule]) -> Vec<Atom<'a>> {
-    wanted
-        .iter()
-        .flat_map(atoms)
-        .filter(|atom| !owned.iter().any(|o| holds(o, atom)))
-        .collect()
+    wanted.iter().flat_map(atoms).filter(|atom| !owned.iter().any(|o| holds(o, atom))).collect()
 }
 
 fn to_rule(atom: &Atom<'_>) -> PolicyRule {

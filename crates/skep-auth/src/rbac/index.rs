@@ -21,6 +21,11 @@ use crate::bootstrap;
 /// Tenants are spread over this many locks, so that a write in one tenant seldom makes another wait.
 const SHARDS: usize = 64;
 
+/// The tenants of one lock, with what they changed.
+type Shard = RwLock<HashMap<TenantName, Box<Layer>>>;
+/// A binding's role, or the message that there is none.
+type Found = Result<Arc<Role>, String>;
+
 static BOOTSTRAP: LazyLock<Layer> = LazyLock::new(|| {
     let p = bootstrap::policy();
     let mut layer = Layer::default();
@@ -78,7 +83,7 @@ pub struct Rules {
 /// unless the caller deletes it again; that is what upstream's reconciliation at start does too.
 #[derive(Debug)]
 pub struct RbacIndex {
-    shards: Box<[RwLock<HashMap<TenantName, Box<Layer>>>]>,
+    shards: Box<[Shard]>,
     hasher: DefaultHashBuilder,
 }
 
@@ -99,7 +104,7 @@ impl RbacIndex {
         }
     }
 
-    fn shard(&self, tenant: &TenantName) -> &RwLock<HashMap<TenantName, Box<Layer>>> {
+    fn shard(&self, tenant: &TenantName) -> &Shard {
         // The remainder is below SHARDS, so the cast back loses nothing.
         &self.shards[(self.hasher.hash_one(tenant) % SHARDS as u64) as usize]
     }
@@ -194,7 +199,7 @@ impl RbacIndex {
     /// in the order of the bindings' names.
     #[must_use]
     pub fn rules_for(&self, tenant: &TenantName, user: &UserInfo, namespace: &str) -> Rules {
-        let mut found: Vec<(Arc<Binding>, Result<Arc<Role>, String>)> = Vec::new();
+        let mut found: Vec<(Arc<Binding>, Found)> = Vec::new();
         self.visit(tenant, user, namespace, |binding, role| {
             if !found.iter().any(|(b, _)| Arc::ptr_eq(b, binding)) {
                 found.push((binding.clone(), role.cloned()));
@@ -252,10 +257,9 @@ impl RbacIndex {
                     }
                     RoleKind::Role => resolve(own, &binding.namespace, &binding.role)
                         .ok_or_else(|| missing_role("role", &binding.role)),
-                    RoleKind::Unsupported(kind) => Err(format!(
-                        "unsupported role reference kind: {}",
-                        crate::attributes::quoted(kind)
-                    )),
+                    RoleKind::Unsupported(kind) => {
+                        Err(format!("unsupported role reference kind: {}", crate::attributes::quoted(kind)))
+                    }
                 };
                 if let ControlFlow::Break(b) = f(binding, role) {
                     return Some(b);
@@ -268,7 +272,10 @@ impl RbacIndex {
 
 /// What the tenant's layer holds for an object, given what the default is: nothing if they are the same, a
 /// tombstone if a default is gone.
-fn overlay_entry<T: PartialEq>(default: Option<&Option<Arc<T>>>, new: Option<Arc<T>>) -> Option<Option<Arc<T>>> {
+fn overlay_entry<T: PartialEq>(
+    default: Option<&Option<Arc<T>>>,
+    new: Option<Arc<T>>,
+) -> Option<Option<Arc<T>>> {
     match (default, new) {
         (Some(default), new) if *default == new => None,
         (Some(_), None) => Some(None),

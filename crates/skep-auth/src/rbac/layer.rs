@@ -180,8 +180,7 @@ impl BindingSet {
         if let Some(Some(new)) = entry {
             for s in &new.subjects {
                 let Some(kind) = s.kind else { continue };
-                let map =
-                    if kind == SubjectKind::Group { &mut self.by_group } else { &mut self.by_user };
+                let map = if kind == SubjectKind::Group { &mut self.by_group } else { &mut self.by_user };
                 let list = map.entry_ref(&*s.key).or_default();
                 // The same subject twice in one binding is one.
                 if !list.iter().any(|b| Arc::ptr_eq(b, &new)) {
@@ -230,11 +229,7 @@ pub(super) struct Layer {
 impl Layer {
     /// The role under a name; `namespace` is empty for cluster roles.
     pub(super) fn role(&self, namespace: &str, name: &str) -> Option<&Option<Arc<Role>>> {
-        if namespace.is_empty() {
-            self.cluster_roles.get(name)
-        } else {
-            self.roles.get(namespace)?.get(name)
-        }
+        if namespace.is_empty() { self.cluster_roles.get(name) } else { self.roles.get(namespace)?.get(name) }
     }
 
     /// The bindings of a scope; `namespace` is empty for cluster role bindings.
@@ -257,12 +252,7 @@ impl Layer {
         }
     }
 
-    pub(super) fn put_binding(
-        &mut self,
-        namespace: &str,
-        name: &str,
-        entry: Option<Option<Arc<Binding>>>,
-    ) {
+    pub(super) fn put_binding(&mut self, namespace: &str, name: &str, entry: Option<Option<Arc<Binding>>>) {
         if namespace.is_empty() {
             self.cluster_bindings.put(name, entry);
             return;

@@ -60,12 +60,6 @@ pub enum Reason {
     MissingRoles(Vec<String>),
 }
 
-impl Reason {
-    pub(crate) const fn text(text: &'static str) -> Reason {
-        Reason::Text(Cow::Borrowed(text))
-    }
-}
-
 /// The binding that allowed a request, and its subject that held the user.
 #[derive(Clone, Debug)]
 pub struct RbacReason {

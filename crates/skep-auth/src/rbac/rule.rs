@@ -131,7 +131,11 @@ impl Rule {
             verbs.push("*".to_owned());
         }
         verbs.extend(
-            VERBS.iter().enumerate().filter(|(i, _)| self.verbs & (1 << i) != 0).map(|(_, v)| (*v).to_owned()),
+            VERBS
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| self.verbs & (1 << i) != 0)
+                .map(|(_, v)| (*v).to_owned()),
         );
         verbs.extend(self.other_verbs.iter().map(|v| v.to_string()));
         PolicyRule {
