@@ -3,6 +3,7 @@
 mod config_map;
 pub mod namespace;
 mod node;
+pub mod pod;
 pub(crate) mod resources;
 mod secret;
 pub mod service;
@@ -28,6 +29,8 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<v1::ConfigMap>();
     registry.add::<v1::Namespace>();
     registry.add::<v1::Node>();
+    registry.add::<v1::Pod>();
+    registry.add::<v1::PodTemplate>();
     registry.add::<v1::Secret>();
     registry.add::<v1::Service>();
     registry.add::<v1::ServiceAccount>();
