@@ -146,6 +146,8 @@ pub struct KindInfo {
     pub unconditional_update: bool,
     /// Events and the like: deleted by themselves after this long, in seconds.
     pub ttl_s: Option<u32>,
+    /// What clients are warned of on every request, reads included: `v1 Endpoints is deprecated in v1.33+; …`.
+    pub deprecated: Option<&'static str>,
 }
 
 impl KindInfo {
@@ -173,6 +175,7 @@ impl KindInfo {
             create_on_update: false,
             unconditional_update: true,
             ttl_s: None,
+            deprecated: None,
         }
     }
 
@@ -252,6 +255,13 @@ impl KindInfo {
     #[must_use]
     pub fn ttl_s(mut self, seconds: u32) -> KindInfo {
         self.ttl_s = Some(seconds);
+        self
+    }
+
+    /// Clients are warned of this on every request.
+    #[must_use]
+    pub fn deprecated(mut self, warning: &'static str) -> KindInfo {
+        self.deprecated = Some(warning);
         self
     }
 

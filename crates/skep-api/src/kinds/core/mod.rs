@@ -1,9 +1,13 @@
 //! The core group, `v1`.
 
+mod component_status;
 mod config_map;
+mod endpoints;
+mod limit_range;
 pub mod namespace;
 mod node;
 pub mod pod;
+mod resource_quota;
 pub(crate) mod resources;
 mod secret;
 pub mod service;
@@ -26,11 +30,15 @@ const fn proxy(options: &'static str) -> Subresource {
 }
 
 pub(super) fn register(registry: &mut Registry) {
+    registry.add::<v1::ComponentStatus>();
     registry.add::<v1::ConfigMap>();
+    registry.add::<v1::Endpoints>();
+    registry.add::<v1::LimitRange>();
     registry.add::<v1::Namespace>();
     registry.add::<v1::Node>();
     registry.add::<v1::Pod>();
     registry.add::<v1::PodTemplate>();
+    registry.add::<v1::ResourceQuota>();
     registry.add::<v1::Secret>();
     registry.add::<v1::Service>();
     registry.add::<v1::ServiceAccount>();

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use skep_base::Quantity;
 
 use crate::field::{Errors, Path};
 use crate::meta;
 
+const HUGE_PAGES: &str = "hugepages-";
+const REQUESTS_HUGE_PAGES: &str = "requests.hugepages-";
 const REQUESTS: &str = "requests.";
 /// Where resources without a domain live.
 const NATIVE_DOMAIN: &str = "kubernetes.io/";
@@ -25,8 +28,33 @@ const COUNTED: &[&str] = &[
     "services.loadbalancers",
 ];
 
+/// What a quota may limit besides [`COUNTED`] and huge pages.
+const QUOTA_AMOUNTS: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+];
+
 /// A list of amounts, as everywhere in the API.
 pub(crate) type ResourceList = BTreeMap<String, Text>;
+
+pub(super) fn is_quota_resource(resource: &str) -> bool {
+    COUNTED.contains(&resource)
+        || QUOTA_AMOUNTS.contains(&resource)
+        || resource.starts_with(HUGE_PAGES)
+        || resource.starts_with(REQUESTS_HUGE_PAGES)
+}
+
+fn is_standard(resource: &str) -> bool {
+    resource == "storage" || is_quota_resource(resource)
+}
 
 fn is_native(resource: &str) -> bool {
     !resource.contains('/') || resource.contains(NATIVE_DOMAIN)
@@ -37,6 +65,42 @@ fn is_extended(resource: &str) -> bool {
     !is_native(resource)
         && !resource.starts_with(REQUESTS)
         && skep_base::label::is_key(&format!("{REQUESTS}{resource}"))
+}
+
+/// Whether containers may ask for less than they may use.
+pub(super) fn may_overcommit(resource: &str) -> bool {
+    is_native(resource) && !resource.starts_with(HUGE_PAGES)
+}
+
+/// A resource by its own name or with a domain. Says whether it is one.
+pub(super) fn validate_name(resource: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
+    let before = errors.len();
+    meta::validate_qualified_name(resource, path, errors);
+    if errors.len() == before && !resource.contains('/') && !is_standard(resource) {
+        errors.invalid(path, resource, "must be a standard resource type or fully qualified");
+    }
+    errors.len() == before
+}
+
+/// A resource that a container may ask for.
+pub(super) fn validate_container_name(resource: &str, path: &Path<'_>, errors: &mut Errors) {
+    validate_name(resource, path, errors);
+    if !resource.contains('/') {
+        let standard = matches!(resource, "cpu" | "memory" | "ephemeral-storage");
+        if !standard && !resource.starts_with(HUGE_PAGES) {
+            errors.invalid(path, resource, "must be a standard resource for containers");
+        }
+    } else if !is_native(resource) && !is_extended(resource) {
+        errors.invalid(path, resource, "doesn't follow extended resource name standard");
+    }
+}
+
+/// A resource that a quota may limit.
+pub(super) fn validate_quota_name(resource: &str, path: &Path<'_>, errors: &mut Errors) {
+    validate_name(resource, path, errors);
+    if !resource.contains('/') && !is_quota_resource(resource) {
+        errors.invalid(path, resource, "must be a standard resource for quota");
+    }
 }
 
 /// An amount of a resource: not negative, and whole where the resource is counted.
@@ -58,4 +122,9 @@ pub(crate) fn canonicalize(list: &mut Option<ResourceList>) {
     if let Some(list) = list {
         meta::canonical_resources_milli(list);
     }
+}
+
+/// The amount of a resource in a list; zero when it is not there or does not parse.
+pub(super) fn amount(list: Option<&ResourceList>, resource: &str) -> Quantity {
+    list.and_then(|l| l.get(resource)).and_then(|t| t.0.parse().ok()).unwrap_or_default()
 }
