@@ -30,6 +30,7 @@ const fn proxy(options: &'static str) -> Subresource {
 }
 
 pub(super) fn register(registry: &mut Registry) {
+    registry.add::<pod::Binding>();
     registry.add::<v1::ComponentStatus>();
     registry.add::<v1::ConfigMap>();
     registry.add::<v1::Endpoints>();
