@@ -44,7 +44,7 @@ use view::{items, text, yes};
 
 pub use binding::{Binding, bind, validate_binding};
 pub use defaults::{default_pod_spec, default_pod_template};
-pub use resources::qos_class;
+pub use resources::{qos_class, validate_overhead};
 pub use scheduling::{validate_node_selector, validate_tolerations};
 pub use spec::{validate_pod_spec, validate_pod_template_spec};
 pub use strategy::deletion_grace_s;

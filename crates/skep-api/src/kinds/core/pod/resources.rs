@@ -297,7 +297,7 @@ pub(super) fn validate_requirements(
 }
 
 /// What running the pod costs beside its containers.
-pub(super) fn validate_overhead(overhead: &BTreeMap<String, Quantity>, path: &Path<'_>, errors: &mut Errors) {
+pub fn validate_overhead(overhead: &BTreeMap<String, Quantity>, path: &Path<'_>, errors: &mut Errors) {
     let limits = ResourceRequirements { limits: Some(overhead.clone()), ..Default::default() };
     validate_requirements(&limits, Level::Container, &[], path, errors);
 }
