@@ -21,18 +21,6 @@ pub trait Convert<S: Kind>: Kind {
     fn into_stored(self) -> S;
     /// From the stored version.
     fn from_stored(stored: S) -> Self;
-    /// Checks an object that came in this version, where that differs from the stored one's rules.
-    fn validate_stored(stored: &S, cx: &Context<'_>, errors: &mut Errors) {
-        stored.validate(cx, errors);
-    }
-    /// Checks a change that came in this version, where that differs from the stored one's rules.
-    fn validate_stored_update(stored: &S, old: &S, cx: &Context<'_>, errors: &mut Errors) {
-        stored.validate_update(old, cx, errors);
-    }
-    /// The selectable fields under the names that this version gives them.
-    fn stored_fields(stored: &S, fields: &mut Fields) {
-        stored.fields(fields);
-    }
 }
 
 /// A kind at run time. Objects that go in and out of these methods are of the *stored* version's type,
@@ -48,7 +36,7 @@ pub trait DynKind: Send + Sync {
     ///
     /// # Errors
     /// [`DecodeError`] for malformed JSON and values of the wrong type.
-    fn decode(&self, json: &[u8], unknown: &mut dyn FnMut(String)) -> Result<Box<dyn Object>, DecodeError>;
+    fn decode(&self, json: &[u8], unknown: &mut dyn FnMut(&serde_ignored::Path<'_>)) -> Result<Box<dyn Object>, DecodeError>;
     /// Reads what [`Object::encode`] wrote.
     ///
     /// # Errors
@@ -102,9 +90,6 @@ struct Served<T, S> {
     converted: bool,
     into_stored: fn(T) -> S,
     from_stored: fn(S) -> T,
-    validate: fn(&S, &Context<'_>, &mut Errors),
-    validate_update: fn(&S, &S, &Context<'_>, &mut Errors),
-    fields: fn(&S, &mut Fields),
     types: PhantomData<fn() -> (T, S)>,
 }
 
@@ -131,7 +116,7 @@ impl<T: Kind, S: Kind> DynKind for Served<T, S> {
     fn stored_as(&self) -> (&str, &str) {
         (S::API_VERSION, S::KIND)
     }
-    fn decode(&self, json: &[u8], unknown: &mut dyn FnMut(String)) -> Result<Box<dyn Object>, DecodeError> {
+    fn decode(&self, json: &[u8], unknown: &mut dyn FnMut(&serde_ignored::Path<'_>)) -> Result<Box<dyn Object>, DecodeError> {
         let mut object: T = codec::decode(json, unknown)?;
         object.set_defaults();
         let mut stored = (self.into_stored)(object);
@@ -173,12 +158,12 @@ impl<T: Kind, S: Kind> DynKind for Served<T, S> {
     }
     fn validate(&self, object: &dyn Object, cx: &Context<'_>) -> Errors {
         let mut errors = Errors::new();
-        (self.validate)(of(object), cx, &mut errors);
+        of::<S>(object).validate(cx, &mut errors);
         errors
     }
     fn validate_update(&self, object: &dyn Object, old: &dyn Object, cx: &Context<'_>) -> Errors {
         let mut errors = Errors::new();
-        (self.validate_update)(of(object), of(old), cx, &mut errors);
+        of::<S>(object).validate_update(of(old), cx, &mut errors);
         errors
     }
     fn generation_changed(&self, object: &dyn Object, old: Option<&dyn Object>) -> Option<bool> {
@@ -189,7 +174,7 @@ impl<T: Kind, S: Kind> DynKind for Served<T, S> {
     }
     fn fields(&self, object: &dyn Object) -> Fields {
         let mut fields = Fields::default();
-        (self.fields)(of(object), &mut fields);
+        of::<S>(object).fields(&mut fields);
         fields
     }
     fn columns(&self) -> Vec<Column> {
@@ -237,9 +222,6 @@ impl Registry {
             converted: false,
             into_stored: |t| t,
             from_stored: |s| s,
-            validate: T::validate,
-            validate_update: T::validate_update,
-            fields: T::fields,
             types: PhantomData,
         });
     }
@@ -252,9 +234,6 @@ impl Registry {
             converted: true,
             into_stored: T::into_stored,
             from_stored: T::from_stored,
-            validate: T::validate_stored,
-            validate_update: T::validate_stored_update,
-            fields: T::stored_fields,
             types: PhantomData,
         });
     }

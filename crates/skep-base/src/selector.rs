@@ -629,6 +629,13 @@ impl FieldSelector {
         FieldSelector { requirements: vec![requirement] }
     }
 
+    /// The same, and a field must have this value.
+    #[must_use]
+    pub fn and_equals(mut self, field: impl Into<String>, value: impl Into<String>) -> FieldSelector {
+        self.requirements.push(FieldRequirement { field: field.into(), negated: false, value: value.into() });
+        self
+    }
+
     /// Whether it matches whatever there is.
     #[must_use]
     pub fn is_everything(&self) -> bool {

@@ -333,6 +333,12 @@ impl Store {
         Watcher::new(self.shared.clone(), scope, index, from)
     }
 
+    /// The resources that there are objects of.
+    #[must_use]
+    pub fn resources(&self) -> Vec<GroupResource> {
+        self.shared.inner.read().state.resources()
+    }
+
     /// Figures.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -1,0 +1,298 @@
+//! The server's parts put together, and the one way by which objects are written.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use skep_api::{DynKind, Object, Registry};
+use skep_auth::authn::Authenticator;
+use skep_auth::authorize::Authorizer;
+use skep_auth::pki::Pki;
+use skep_base::{GroupResource, Key, Revision, TenantName};
+use skep_patch::schema::MergeSchema;
+use skep_store::{CommitError, Expect, NewValue, Op, Store, Txn, Value};
+use smallvec::SmallVec;
+
+use crate::encode::new_value;
+use crate::objects::{Objects, Taken};
+use crate::output::Item;
+use crate::rest::Call;
+use crate::status::ApiError;
+use crate::tenants::{self, ServiceAddresses, Tenants};
+
+/// How a write changes quotas; see [`crate::admission`].
+pub use crate::admission::Charges;
+
+/// Settings of a server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// By which address clients reach the server: `https://HOST:PORT`.
+    pub base_url: String,
+    /// What the `kubernetes` service of each tenant says.
+    pub addresses: ServiceAddresses,
+}
+
+/// Why a write did not happen.
+#[derive(Debug)]
+pub enum WriteError {
+    /// Something is not as the writer expected: it may look again and try again.
+    Conflict {
+        /// What was not as expected.
+        key: Box<Key>,
+    },
+    /// It will not happen.
+    Refused(ApiError),
+}
+
+/// The server.
+pub struct App {
+    /// Settings.
+    pub config: Config,
+    /// All kinds.
+    pub registry: Registry,
+    /// Kinds by group, version, resource.
+    kinds: FxHashMap<(String, String, String), Arc<dyn DynKind>>,
+    /// All objects.
+    pub objects: Objects,
+    /// All tenants.
+    pub tenants: Arc<Tenants>,
+    /// Certificates and keys.
+    pub pki: Arc<Pki>,
+    /// Who somebody is.
+    pub authenticator: Authenticator,
+    /// What somebody may do.
+    pub authorizer: Authorizer,
+    /// Told when the server is to end.
+    pub shutdown: tokio::sync::watch::Sender<bool>,
+    /// How far the followers of tenants and policy have come.
+    pub followed: Followed,
+    /// Counters.
+    pub metrics: crate::metrics::Metrics,
+    schema: MergeSchema,
+    type_names: FxHashMap<(String, String), String>,
+    /// The OpenAPI documents, made when first asked for.
+    pub openapi: crate::openapi::Documents,
+}
+
+/// How far each follower has come, so that a writer's next request sees the effect of this one.
+#[derive(Default)]
+pub struct Followed {
+    by_resource: RwLock<FxHashMap<GroupResource, tokio::sync::watch::Receiver<Revision>>>,
+}
+
+impl Followed {
+    /// Registers a follower.
+    pub fn add(&self, resource: GroupResource, receiver: tokio::sync::watch::Receiver<Revision>) {
+        self.by_resource.write().insert(resource, receiver);
+    }
+
+    async fn caught_up(&self, resource: &GroupResource, revision: Revision) {
+        let receiver = self.by_resource.read().get(resource).cloned();
+        if let Some(mut receiver) = receiver {
+            // An error means that the server is ending: nobody will look.
+            let _ = receiver.wait_for(|r| *r >= revision).await;
+        }
+    }
+}
+
+impl App {
+    /// Puts a server together on an open store.
+    ///
+    /// # Errors
+    /// When the first objects of the operator's own tenant cannot be written.
+    pub async fn start(store: Store, pki: Arc<Pki>, config: Config) -> Result<Arc<App>, ApiError> {
+        let registry = Registry::builtin();
+        let tenants = Arc::new(Tenants::default());
+        let templates = crate::defaults::templates(&registry);
+        let objects = Objects::new(store, tenants.clone(), templates);
+        let kinds = registry
+            .iter()
+            .map(|k| {
+                let i = k.info();
+                ((i.group.to_string(), i.version.to_string(), i.plural.to_string()), k.clone())
+            })
+            .collect();
+        let (schema, type_names) = crate::openapi::merge_schema(&registry);
+        let authenticator = Authenticator::new(pki.master_secret(), std::slice::from_ref(&config.base_url));
+        let app = Arc::new(App {
+            authenticator,
+            authorizer: Authorizer::new(),
+            openapi: crate::openapi::Documents::default(),
+            metrics: crate::metrics::Metrics::default(),
+            followed: Followed::default(),
+            shutdown: tokio::sync::watch::Sender::new(false),
+            config,
+            registry,
+            kinds,
+            objects,
+            tenants,
+            pki,
+            schema,
+            type_names,
+        });
+        crate::follow::start(&app).await?;
+        crate::reaper::start(&app);
+        Ok(app)
+    }
+
+    /// The kind served at a path.
+    #[must_use]
+    pub fn kind(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<dyn DynKind>> {
+        self.kinds.get(&(group.to_owned(), version.to_owned(), resource.to_owned()))
+    }
+
+    /// How the fields of built-in types merge.
+    #[must_use]
+    pub fn merge_schema(&self) -> &MergeSchema {
+        &self.schema
+    }
+
+    /// The name of a served kind's type in the merge schema.
+    #[must_use]
+    pub fn type_name(&self, kind: &dyn DynKind) -> String {
+        let info = kind.info();
+        self.type_names.get(&(info.api_version(), info.kind.to_string())).cloned().unwrap_or_default()
+    }
+
+    /// The name of `autoscaling/v1` Scale in the merge schema.
+    #[must_use]
+    pub fn scale_type_name(&self) -> String {
+        self.type_names.get(&("autoscaling/v1".to_owned(), "Scale".to_owned())).cloned().unwrap_or_default()
+    }
+
+    /// Encodes an object for the store.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn new_value(&self, kind: &dyn DynKind, object: &dyn Object) -> Result<NewValue, ApiError> {
+        new_value(kind, object)
+    }
+
+    /// What a dry run answers with: the object as it would be, at the newest revision.
+    ///
+    /// # Errors
+    /// None today; the signature leaves room for checks that need the store.
+    pub fn dry_run_item(&self, key: &Key, value: NewValue) -> Result<Item, ApiError> {
+        let value = Arc::new(Value::unstored(&value, self.objects.revision()));
+        Ok(Item { tenant: key.tenant.clone(), value })
+    }
+
+    /// The writes that belong to an object's write in the same transaction: a new tenant's first objects.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn companions(
+        &self,
+        kind: &dyn DynKind,
+        object: &dyn Object,
+        now: Timestamp,
+    ) -> Result<Vec<Op>, ApiError> {
+        if kind.resource().group() != "tenancy.skep.io" || kind.resource().resource() != "tenants" {
+            return Ok(Vec::new());
+        }
+        let name = object.meta().name.as_deref().unwrap_or("");
+        let tenant = TenantName::new(name).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        tenants::first_objects(&self.registry, &tenant, self.pki.ca_pem(), &self.config.addresses, now)
+    }
+
+    /// Commits a write with what belongs to it. Returns when it is durable, visible, and taken up by the
+    /// server's own followers.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn commit(
+        &self,
+        tenant: &TenantName,
+        op: Op,
+        more: Vec<Op>,
+        charges: Charges,
+    ) -> Result<Arc<Value>, WriteError> {
+        let key = op.key().clone();
+        let mut ops: SmallVec<[Op; 1]> = SmallVec::new();
+        for op in std::iter::once(op).chain(more) {
+            let conflict = || WriteError::Conflict { key: Box::new(key.clone()) };
+            ops.push(self.objects.translate(op).map_err(|Taken| conflict())?);
+        }
+        let store = self.objects.store();
+        let changes = if charges.is_empty() {
+            store.commit(Txn(ops)).await
+        } else {
+            match crate::admission::commit_charged(self, tenant, ops, charges).await {
+                Ok(result) => result,
+                Err(refusal) => return Err(WriteError::Refused(refusal)),
+            }
+        };
+        let changes = changes.map_err(commit_error)?;
+        let written = changes.iter().find(|c| c.key == key);
+        let revision = written.map_or(Revision::ZERO, |c| c.revision);
+        self.followed.caught_up(&key.resource, revision).await;
+        match written.and_then(|c| c.value.clone()) {
+            Some(value) => Ok(value),
+            None => Err(WriteError::Refused(ApiError::internal("a write without a value"))),
+        }
+    }
+
+    /// Removes an object, on the condition that it is still at a revision.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn remove(
+        &self,
+        kind: &dyn DynKind,
+        key: &Key,
+        revision: Revision,
+        old: &dyn Object,
+        charges: Charges,
+    ) -> Result<(), WriteError> {
+        let _ = (kind, old);
+        let op = Op::Delete { key: key.clone(), expect: Expect::Revision(revision) };
+        let op = self
+            .objects
+            .translate(op)
+            .map_err(|Taken| WriteError::Conflict { key: Box::new(key.clone()) })?;
+        let store = self.objects.store();
+        let ops: SmallVec<[Op; 1]> = smallvec::smallvec![op];
+        let changes = if charges.is_empty() {
+            store.commit(Txn(ops)).await
+        } else {
+            match crate::admission::commit_charged(self, &key.tenant, ops, charges).await {
+                Ok(result) => result,
+                Err(refusal) => return Err(WriteError::Refused(refusal)),
+            }
+        };
+        let changes = changes.map_err(commit_error)?;
+        let revision = changes.iter().find(|c| c.key == *key).map_or(Revision::ZERO, |c| c.revision);
+        self.followed.caught_up(&key.resource, revision).await;
+        Ok(())
+    }
+
+    /// Checks that a caller may also do something else with the same object (an update that creates).
+    ///
+    /// # Errors
+    /// 403 when they may not.
+    pub fn authorize_also(&self, call: &Call, action: crate::request::Action) -> Result<(), ApiError> {
+        crate::auth::authorize(
+            self,
+            &call.caller,
+            call.tenant.as_ref(),
+            &crate::request::ResourcePath { action, ..call.path.clone() },
+        )
+    }
+}
+
+/// Returns when the server is to end.
+pub async fn ended(shutdown: &mut tokio::sync::watch::Receiver<bool>) {
+    // An error means that the server is gone already.
+    let _ = shutdown.wait_for(|down| *down).await;
+}
+
+fn commit_error(error: CommitError) -> WriteError {
+    WriteError::Refused(match error {
+        CommitError::Conflict { key, .. } => return WriteError::Conflict { key },
+        CommitError::NoSpace => ApiError::no_space(),
+        CommitError::TooLarge { .. } => ApiError::too_large(error.to_string()),
+        CommitError::Closed => ApiError::unavailable("the server is shutting down"),
+        CommitError::Failed(_) | CommitError::Uncertain(_) => ApiError::internal(error),
+    })
+}

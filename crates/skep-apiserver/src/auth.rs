@@ -1,0 +1,211 @@
+//! Who asks, and may they: the seam to `skep-auth`.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jiff::Timestamp;
+use skep_api::UserInfo;
+use skep_auth::attributes::{Attributes, FieldRequirement, forbidden_message};
+use skep_auth::authn::{LiveKind, Liveness, ObjectState, TenantDirectory};
+use skep_auth::authorize::Target;
+use skep_auth::identity::{Credential, Identity};
+use skep_auth::rbac::Decision;
+use skep_base::{GroupResource, Key, TenantName};
+
+use crate::app::App;
+use crate::request::{ResourcePath, View};
+use crate::status::{About, ApiError};
+
+/// Who makes a request, and whose rights they use.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// What the credential says.
+    pub identity: Arc<Identity>,
+    /// As whom the request is made: the identity's own user, or the one impersonated.
+    pub user: Arc<UserInfo>,
+}
+
+impl Caller {
+    /// The tenant that the credential belongs to.
+    #[must_use]
+    pub fn home(&self) -> &TenantName {
+        &self.identity.tenant
+    }
+}
+
+impl TenantDirectory for App {
+    fn tenant_uid(&self, tenant: &TenantName) -> Option<Arc<str>> {
+        self.tenants.get(tenant).filter(|t| !t.closed).map(|t| t.uid_text.clone())
+    }
+}
+
+impl Liveness for App {
+    fn state(
+        &self,
+        tenant: &TenantName,
+        kind: LiveKind,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> ObjectState {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Meta {
+            uid: String,
+            deletion_timestamp: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+        }
+        let resource = match kind {
+            LiveKind::ServiceAccount => "serviceaccounts",
+            LiveKind::Pod => "pods",
+            LiveKind::Secret => "secrets",
+            LiveKind::Node => "nodes",
+        };
+        let key = Key::new(GroupResource::new("", resource), tenant.clone(), namespace, name);
+        let Some(value) = self.objects.get(&key) else { return ObjectState::Absent };
+        match serde_json::from_slice::<Meta>(value.meta()) {
+            Ok(meta) if meta.uid != uid => ObjectState::Replaced { uid: meta.uid },
+            Ok(Meta { deletion_timestamp: Some(t), .. }) => ObjectState::Terminating { since: t.0 },
+            Ok(_) => ObjectState::Alive,
+            Err(_) => ObjectState::Absent,
+        }
+    }
+}
+
+/// Finds out who asks: a bearer token where there is one, else the connection's certificate, else nobody.
+///
+/// # Errors
+/// 401 for credentials that are not good (any more).
+pub fn authenticate(
+    app: &App,
+    headers: &HeaderMap,
+    certificate: Option<&Result<Arc<Identity>, ApiError>>,
+    view: &View,
+    now: Timestamp,
+) -> Result<Caller, ApiError> {
+    let identity = match bearer(headers)? {
+        Some(token) => {
+            app.authenticator
+                .authenticate(token, &[], app, now)
+                .map_err(|error| {
+                    tracing::debug!(%error, "token refused");
+                    ApiError::unauthorized()
+                })?
+                .identity
+        }
+        None => match certificate {
+            Some(Ok(identity)) => identity.clone(),
+            Some(Err(e)) => return Err(e.clone()),
+            None => {
+                // Nobody in particular addresses the tenant of the path, or the operator's.
+                let tenant = match view {
+                    View::Tenant(t) => t.clone(),
+                    View::Own | View::All => TenantName::system(),
+                };
+                Identity::anonymous(tenant)
+            }
+        },
+    };
+    let record = app.tenants.get(&identity.tenant).filter(|t| !t.closed);
+    let same = record.is_some_and(|r| identity.tenant_uid.as_deref().is_none_or(|uid| uid == &*r.uid_text));
+    if !same {
+        // The tenant is gone; an anonymous caller asks for one that never was.
+        return Err(if identity.credential == Credential::Anonymous {
+            ApiError::no_such_path()
+        } else {
+            ApiError::unauthorized()
+        });
+    }
+    let user = Arc::new(identity.user.clone());
+    Ok(Caller { identity, user })
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| ApiError::unauthorized())?;
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        // Other schemes are not ours: as if nothing had been shown.
+        _ => Ok(None),
+    }
+}
+
+/// Whose objects a request is about.
+///
+/// # Errors
+/// 404 for tenants that do not exist **and** for tenants that are not the caller's: the two look the same.
+pub fn tenant_of(app: &App, caller: &Caller, view: &View) -> Result<Option<TenantName>, ApiError> {
+    let home = caller.home();
+    match view {
+        View::Own => Ok(Some(home.clone())),
+        View::All if home.is_system() => Ok(None),
+        View::All => Err(ApiError::no_such_path()),
+        View::Tenant(name) if name == home => Ok(Some(name.clone())),
+        View::Tenant(name) if home.is_system() && app.tenants.get(name).is_some() => Ok(Some(name.clone())),
+        View::Tenant(_) => Err(ApiError::no_such_path()),
+    }
+}
+
+/// Whether the caller may do what a resource path says.
+///
+/// # Errors
+/// 403 with upstream's sentence.
+pub fn authorize(
+    app: &App,
+    caller: &Caller,
+    tenant: Option<&TenantName>,
+    path: &ResourcePath,
+) -> Result<(), ApiError> {
+    let fields: &[FieldRequirement] = &[];
+    let attributes = Attributes {
+        user: &caller.user,
+        verb: path.action.as_str(),
+        resource_request: true,
+        group: &path.group,
+        version: &path.version,
+        resource: &path.resource,
+        subresource: &path.subresource,
+        namespace: &path.namespace,
+        name: &path.name,
+        path: "",
+        field_selector: fields,
+    };
+    let decision = decide(app, caller, tenant, &attributes);
+    if decision.is_allowed() {
+        return Ok(());
+    }
+    let about = About { group: &path.group, resource: &path.resource, name: &path.name };
+    Err(ApiError::forbidden(about, &forbidden_message(&attributes, "")))
+}
+
+/// Whether the caller may do something, in a tenant or across all.
+#[must_use]
+pub fn decide(
+    app: &App,
+    caller: &Caller,
+    tenant: Option<&TenantName>,
+    attributes: &Attributes<'_>,
+) -> Decision {
+    let target = tenant.map_or(Target::AllTenants, Target::Tenant);
+    app.authorizer.authorize(caller.home(), target, attributes)
+}
+
+/// Whether the caller may read a path that is not a resource's.
+///
+/// # Errors
+/// 403.
+pub fn authorize_path(
+    app: &App,
+    caller: &Caller,
+    tenant: Option<&TenantName>,
+    method: &http::Method,
+    path: &str,
+) -> Result<(), ApiError> {
+    let verb = method.as_str().to_ascii_lowercase();
+    let attributes = Attributes::path(&caller.user, &verb, path);
+    if decide(app, caller, tenant, &attributes).is_allowed() {
+        return Ok(());
+    }
+    let about = About { group: "", resource: "", name: "" };
+    Err(ApiError::forbidden(about, &forbidden_message(&attributes, "")))
+}

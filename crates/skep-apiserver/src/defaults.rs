@@ -1,0 +1,37 @@
+//! The default objects of every tenant, as templates for [`crate::objects`].
+
+use serde::Serialize;
+use skep_api::Registry;
+
+use crate::objects::Template;
+
+/// All of them: the bootstrap policy.
+#[must_use]
+pub fn templates(registry: &Registry) -> Vec<Template> {
+    const RBAC: &str = "rbac.authorization.k8s.io";
+    let policy = skep_auth::bootstrap::policy();
+    let mut templates = Vec::new();
+    of_kind(registry, RBAC, "clusterroles", &policy.cluster_roles, &mut templates);
+    of_kind(registry, RBAC, "clusterrolebindings", &policy.cluster_role_bindings, &mut templates);
+    of_kind(registry, RBAC, "roles", &policy.roles, &mut templates);
+    of_kind(registry, RBAC, "rolebindings", &policy.role_bindings, &mut templates);
+    templates
+}
+
+fn of_kind<T: Serialize>(
+    registry: &Registry,
+    group: &str,
+    plural: &str,
+    objects: &[T],
+    templates: &mut Vec<Template>,
+) {
+    let Some(kind) = registry.get(group, "v1", plural) else { return };
+    for object in objects {
+        // They go through the kind's own decoder, so that defaults are filled in as for anybody's object.
+        let decoded = serde_json::to_vec(object).ok().and_then(|json| kind.decode(&json, &mut |_| ()).ok());
+        match decoded {
+            Some(object) => templates.push(Template { kind: kind.clone(), object }),
+            None => tracing::error!(plural, "a default object is not one of its kind"),
+        }
+    }
+}

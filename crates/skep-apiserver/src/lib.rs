@@ -1,0 +1,35 @@
+//! The API server: Kubernetes' protocol, over the store, for every tenant.
+//!
+//! **Job.** HTTP over TLS; who asks and may they; the verbs on every registered kind; discovery and OpenAPI;
+//! watches. The only part of Skep that touches the store.
+//! **State.** What it must know on every request of tenants and policy, kept current by followers of the
+//! store ([`follow`]); metrics. Everything else is in the store.
+//! **Tasks.** One per connection; one follower per resource that it must know; the tenant reaper.
+//! **Must not know.** Controllers, schedulers, hosts: they are clients like any other.
+//!
+//! # A request
+//! [`server`] takes it off the wire, [`request`] takes it apart, [`auth`] says who asks and whether they may,
+//! [`rest`] does it, [`output`] says it in the form the client wants, [`status`] when it went wrong.
+
+pub mod admission;
+pub mod app;
+pub mod auth;
+pub mod body;
+pub mod defaults;
+pub mod discovery;
+pub mod encode;
+pub mod follow;
+pub mod metrics;
+pub mod negotiate;
+pub mod objects;
+pub mod openapi;
+pub mod output;
+pub mod reaper;
+pub mod request;
+pub mod rest;
+pub mod server;
+pub mod status;
+pub mod tenants;
+
+/// The Kubernetes version that is spoken.
+pub const VERSION: &str = "v1.36.0";

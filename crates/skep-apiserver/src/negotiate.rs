@@ -1,0 +1,128 @@
+//! Which form of answer a client wants, and in which form it sends.
+
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE};
+
+use crate::status::ApiError;
+
+/// What the answer to a read looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The objects themselves.
+    Object,
+    /// `as=Table`: columns and rows.
+    Table,
+    /// `as=PartialObjectMetadata` or `as=PartialObjectMetadataList`.
+    Metadata,
+}
+
+/// The answer's form and encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// What is sent.
+    pub form: Form,
+    /// YAML instead of JSON.
+    pub yaml: bool,
+}
+
+impl Accept {
+    /// Objects in JSON.
+    pub const JSON: Accept = Accept { form: Form::Object, yaml: false };
+
+    /// Reads the `Accept` header: the first alternative that can be served.
+    ///
+    /// # Errors
+    /// 406 when none can.
+    pub fn parse(headers: &HeaderMap) -> Result<Accept, ApiError> {
+        let Some(value) = headers.get(ACCEPT) else { return Ok(Accept::JSON) };
+        let text = value.to_str().unwrap_or("");
+        if text.trim().is_empty() {
+            return Ok(Accept::JSON);
+        }
+        text.split(',')
+            .find_map(alternative)
+            .ok_or_else(|| ApiError::not_acceptable("application/json, application/yaml"))
+    }
+}
+
+fn alternative(text: &str) -> Option<Accept> {
+    let mut parts = text.split(';').map(str::trim);
+    let yaml = match parts.next()? {
+        "application/json" | "*/*" | "application/*" => false,
+        "application/yaml" => true,
+        _ => return None,
+    };
+    let (mut form, mut group, mut version) = (Form::Object, "", "");
+    for part in parts {
+        match part.split_once('=')? {
+            ("as", "Table") => form = Form::Table,
+            ("as", "PartialObjectMetadata" | "PartialObjectMetadataList") => form = Form::Metadata,
+            ("as", _) => return None,
+            ("g", g) => group = g,
+            ("v", v) => version = v,
+            ("stream", "watch") | ("charset" | "q" | "pretty", _) => {}
+            _ => return None,
+        }
+    }
+    if form != Form::Object && (group != "meta.k8s.io" || version != "v1") {
+        return None;
+    }
+    Some(Accept { form, yaml })
+}
+
+/// What a request body is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// JSON, also when nothing is said.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+impl ContentType {
+    /// Reads the `Content-Type` of a body that holds an object.
+    ///
+    /// # Errors
+    /// 415 for anything that is neither JSON nor YAML.
+    pub fn parse(headers: &HeaderMap) -> Result<ContentType, ApiError> {
+        match media_type(headers) {
+            "" | "application/json" | "*/*" => Ok(ContentType::Json),
+            "application/yaml" => Ok(ContentType::Yaml),
+            _ => Err(ApiError::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+            )),
+        }
+    }
+}
+
+/// The media type of the body, without parameters; empty when nothing is said.
+#[must_use]
+pub fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    value.split(';').next().unwrap_or("").trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(text: &str) -> Result<Accept, ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, text.parse().unwrap());
+        Accept::parse(&headers)
+    }
+
+    #[test]
+    fn kubectls_headers() {
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(accept(kubectl).unwrap().form, Form::Table);
+        assert_eq!(accept("application/vnd.kubernetes.protobuf,application/json").unwrap(), Accept::JSON);
+        assert_eq!(
+            accept("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").unwrap().form,
+            Form::Metadata
+        );
+        assert_eq!(accept("*/*").unwrap(), Accept::JSON);
+        assert_eq!(accept("application/vnd.kubernetes.protobuf").unwrap_err().code, 406);
+        assert!(accept("application/yaml").unwrap().yaml);
+    }
+}

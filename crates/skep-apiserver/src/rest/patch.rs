@@ -1,0 +1,164 @@
+//! Patches: JSON patch, merge patch, strategic merge patch.
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::{Map, Value as Json};
+use skep_api::Object;
+use skep_patch::Rejection;
+use skep_patch::json::JsonPatch;
+
+use crate::body::Body;
+use crate::negotiate::media_type;
+use crate::request::FieldValidation;
+use crate::rest::{Call, write};
+use crate::status::ApiError;
+
+/// A patch, read and checked as far as it can be without an object.
+pub enum Patch {
+    /// RFC 6902.
+    Json(JsonPatch),
+    /// RFC 7386.
+    Merge(Json),
+    /// Kubernetes' own.
+    Strategic(Map<String, Json>),
+}
+
+/// Turns what the patch crate refuses into a `Status`.
+fn refused(rejection: Rejection, message: String) -> ApiError {
+    match rejection {
+        Rejection::BadRequest => ApiError::bad_request(message),
+        Rejection::TooLarge => ApiError::too_large(format!("Request entity too large: {message}")),
+        Rejection::Unprocessable => {
+            tracing::debug!(message, "patch does not apply");
+            ApiError::new(422, "Invalid", skep_patch::UNPROCESSABLE_MESSAGE)
+        }
+        Rejection::Internal => ApiError::new(500, "Unknown", message),
+    }
+}
+
+/// Reads the body by its content type.
+///
+/// # Errors
+/// 415 for other types, 400 for malformed patches and, where strictness is asked for, for sloppy ones.
+pub fn parse(call: &Call, body: &Bytes) -> Result<Patch, ApiError> {
+    let strict = call.options.field_validation != FieldValidation::Ignore;
+    let (patch, complaints) = match media_type(&call.headers) {
+        "application/json-patch+json" => {
+            let patch = JsonPatch::decode(body, strict).map_err(|e| refused(e.rejection(), e.to_string()))?;
+            let tree = if strict { serde_json::from_slice(body).unwrap_or_default() } else { Json::Null };
+            (
+                Patch::Json(patch),
+                if strict { skep_patch::strict::json_patch_errors(body, &tree) } else { Vec::new() },
+            )
+        }
+        "application/merge-patch+json" => {
+            let patch =
+                skep_patch::merge::decode(body, strict).map_err(|e| refused(e.rejection(), e.to_string()))?;
+            (Patch::Merge(patch), duplicates(body, strict))
+        }
+        "application/strategic-merge-patch+json" => {
+            let patch =
+                skep_patch::strategic::decode(body).map_err(|e| refused(e.rejection(), e.to_string()))?;
+            (Patch::Strategic(patch), duplicates(body, strict))
+        }
+        _ => {
+            return Err(ApiError::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+            ));
+        }
+    };
+    if call.options.field_validation == FieldValidation::Strict && !complaints.is_empty() {
+        return Err(ApiError::bad_request(skep_patch::strict::strict_decoding_message(&complaints)));
+    }
+    complaints.into_iter().for_each(|c| call.warn(c));
+    Ok(patch)
+}
+
+fn duplicates(body: &Bytes, strict: bool) -> Vec<String> {
+    if !strict {
+        return Vec::new();
+    }
+    skep_patch::strict::duplicate_fields(body).iter().map(ToString::to_string).collect()
+}
+
+/// Applies a patch to a JSON tree of the type `type_name`.
+///
+/// # Errors
+/// 400 for patches that make no sense, 422 for those that do not fit the object, 415 for strategic patches
+/// of types that have no merge rules.
+pub fn apply(call: &Call, patch: &Patch, tree: Json, type_name: &str) -> Result<Json, ApiError> {
+    match patch {
+        Patch::Json(p) => p.apply(tree).map_err(|e| refused(e.rejection(), e.to_string())),
+        Patch::Merge(p) => {
+            skep_patch::merge::apply(tree, p.clone()).map_err(|e| refused(e.rejection(), e.to_string()))
+        }
+        Patch::Strategic(p) => {
+            let schema = call.app.merge_schema();
+            let Some(type_id) = schema.type_id(type_name) else {
+                return Err(ApiError::unsupported_media_type(
+                    "strategic merge patch is not supported for this resource: use application/merge-patch+json",
+                ));
+            };
+            let Json::Object(tree) = tree else {
+                return Err(ApiError::internal("an object that is no JSON object"));
+            };
+            skep_patch::strategic::apply(schema, type_id, tree, p.clone())
+                .map(Json::Object)
+                .map_err(|e| refused(e.rejection(), e.to_string()))
+        }
+    }
+}
+
+/// Patches the path's object.
+///
+/// # Errors
+/// As for an update, and for malformed patches.
+pub async fn patch(call: &Call, body: Bytes) -> Result<Response<Body>, ApiError> {
+    let patch = parse(call, &body)?;
+    drop(body);
+    let key = call.key(&call.path.name)?;
+    let type_name = call.app.type_name(call.kind.as_ref());
+    let item = write::update_with(call, &key, write::Preconditions::default(), |old| {
+        changed(call, &patch, old, &type_name)
+    })
+    .await?;
+    let output = call.output()?;
+    call.respond(200, output.content_type(), Body::Full(output.one(&item)?))
+}
+
+fn changed(
+    call: &Call,
+    patch: &Patch,
+    old: &dyn Object,
+    type_name: &str,
+) -> Result<Box<dyn Object>, ApiError> {
+    let tree = call.kind.to_value(old).map_err(ApiError::internal)?;
+    let before = tree["metadata"]["resourceVersion"].clone();
+    let mut tree = apply(call, patch, tree, type_name)?;
+    // A patch that does not speak of the revision is not bound to the one that it happened to be applied to.
+    if let Some(meta) = tree.get_mut("metadata").and_then(Json::as_object_mut)
+        && meta.get("resourceVersion") == Some(&before)
+        && !names_revision(patch)
+    {
+        meta.remove("resourceVersion");
+    }
+    let json = serde_json::to_vec(&tree).map_err(ApiError::internal)?;
+    let object = write::decode_json(call, &json)?;
+    if object.meta().name != old.meta().name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            object.meta().name.as_deref().unwrap_or(""),
+            call.path.name
+        )));
+    }
+    Ok(object)
+}
+
+fn names_revision(patch: &Patch) -> bool {
+    match patch {
+        Patch::Merge(p) => p.pointer("/metadata/resourceVersion").is_some(),
+        Patch::Strategic(p) => p.get("metadata").is_some_and(|m| m.get("resourceVersion").is_some()),
+        // A `test` of the revision is made again at every attempt.
+        Patch::Json(_) => false,
+    }
+}

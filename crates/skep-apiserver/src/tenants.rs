@@ -1,0 +1,174 @@
+//! Which tenants there are, and what a new one is given.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use serde_json::json;
+use skep_api::Registry;
+use skep_base::{Key, Revision, TenantName};
+use skep_store::{Expect, Op};
+
+use crate::encode::new_value;
+use crate::status::ApiError;
+
+/// What the server has to know of a tenant on every request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantRecord {
+    /// Its name.
+    pub name: TenantName,
+    /// Its uid: a tenant made anew under an old name is another one.
+    pub uid: uuid::Uuid,
+    /// The uid as text, as credentials carry it.
+    pub uid_text: Arc<str>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// At what revision.
+    pub revision: Revision,
+    /// Its share where tenants compete.
+    pub weight: u32,
+    /// It is being deleted, or suspended by the operator: its credentials do not work.
+    pub closed: bool,
+}
+
+/// The tenants that exist, by name; kept current by the server's follower of `Tenant` objects.
+#[derive(Debug, Default)]
+pub struct Tenants {
+    by_name: RwLock<FxHashMap<TenantName, Arc<TenantRecord>>>,
+}
+
+impl Tenants {
+    /// A tenant.
+    #[must_use]
+    pub fn get(&self, name: &TenantName) -> Option<Arc<TenantRecord>> {
+        self.by_name.read().get(name).cloned()
+    }
+
+    /// Adds or replaces one.
+    pub fn set(&self, record: TenantRecord) {
+        self.by_name.write().insert(record.name.clone(), Arc::new(record));
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, name: &TenantName) {
+        self.by_name.write().remove(name);
+    }
+
+    /// How many there are, the operator's own included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_name.read().len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The namespaces that every tenant has from the start.
+pub const DEFAULT_NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// The addresses of the `kubernetes` service, the same in every tenant: tenants' networks are apart.
+#[derive(Clone, Debug)]
+pub struct ServiceAddresses {
+    /// The service's own address, the first of the service range.
+    pub cluster_ip: String,
+    /// Where the API server listens.
+    pub endpoint_ip: String,
+    /// On which port.
+    pub endpoint_port: u16,
+}
+
+/// The writes that give a new tenant its first objects.
+///
+/// # Errors
+/// 500 when a kind is not registered, which is a defect.
+pub fn first_objects(
+    registry: &Registry,
+    tenant: &TenantName,
+    ca_pem: &str,
+    addresses: &ServiceAddresses,
+    now: Timestamp,
+) -> Result<Vec<Op>, ApiError> {
+    let mut ops = Vec::new();
+    let mut add =
+        |group: &str, version: &str, plural: &str, namespace: &str, name: &str, object: serde_json::Value| {
+            let kind = registry
+                .get(group, version, plural)
+                .ok_or_else(|| ApiError::internal(format_args!("{plural} is not served")))?;
+            let json = serde_json::to_vec(&object).map_err(ApiError::internal)?;
+            let mut object = kind.decode(&json, &mut |_| ()).map_err(ApiError::internal)?;
+            let meta: &mut ObjectMeta = object.meta_mut();
+            meta.name = Some(name.to_owned());
+            meta.namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
+            meta.uid = Some(uuid::Uuid::new_v4().to_string());
+            meta.creation_timestamp = Some(Time(now));
+            let value = new_value(kind.as_ref(), object.as_ref())?;
+            let key = Key::new(kind.resource().clone(), tenant.clone(), namespace, name);
+            ops.push(Op::Put { key, value, expect: Expect::Absent, ttl_s: None });
+            Ok::<(), ApiError>(())
+        };
+    for namespace in DEFAULT_NAMESPACES {
+        let labels = json!({"kubernetes.io/metadata.name": namespace});
+        add(
+            "",
+            "v1",
+            "namespaces",
+            "",
+            namespace,
+            json!({
+                "metadata": {"labels": labels}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+            }),
+        )?;
+        add("", "v1", "serviceaccounts", namespace, "default", json!({}))?;
+        let annotations = json!({"kubernetes.io/description":
+            "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."});
+        add(
+            "",
+            "v1",
+            "configmaps",
+            namespace,
+            "kube-root-ca.crt",
+            json!({
+                "metadata": {"annotations": annotations}, "data": {"ca.crt": ca_pem},
+            }),
+        )?;
+    }
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    add(
+        "",
+        "v1",
+        "services",
+        "default",
+        "kubernetes",
+        json!({
+            "metadata": {"labels": labels},
+            "spec": {
+                "type": "ClusterIP", "clusterIP": addresses.cluster_ip, "clusterIPs": [addresses.cluster_ip],
+                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
+                "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": addresses.endpoint_port}],
+            },
+        }),
+    )?;
+    let family = if addresses.endpoint_ip.contains(':') { "IPv6" } else { "IPv4" };
+    if registry.get("discovery.k8s.io", "v1", "endpointslices").is_some() {
+        add(
+            "discovery.k8s.io",
+            "v1",
+            "endpointslices",
+            "default",
+            "kubernetes",
+            json!({
+                "metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}},
+                "addressType": family,
+                "ports": [{"name": "https", "port": addresses.endpoint_port, "protocol": "TCP"}],
+                "endpoints": [{"addresses": [addresses.endpoint_ip], "conditions": {"ready": true}}],
+            }),
+        )?;
+    }
+    Ok(ops)
+}

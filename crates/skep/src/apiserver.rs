@@ -1,0 +1,100 @@
+//! `skep apiserver`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use skep_apiserver::app::{App, Config};
+use skep_apiserver::server::{ServeError, Server};
+use skep_apiserver::tenants::ServiceAddresses;
+use skep_auth::pki::Pki;
+use skep_store::engine::log::Log;
+use skep_store::{Store, StoreOptions};
+use tokio::net::TcpListener;
+
+/// Where the API server keeps its things and how it is reached.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The directory of certificates, keys and objects; made if needed.
+    #[arg(long, env = "SKEP_DATA", default_value = "/var/lib/skep")]
+    pub data: PathBuf,
+    /// The address to listen on.
+    #[arg(long, env = "SKEP_LISTEN", default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+    /// Other names and addresses by which clients reach the server; they go into its certificate.
+    #[arg(long = "name")]
+    pub names: Vec<String>,
+}
+
+/// The first address of the range that tenants' services take theirs from.
+const KUBERNETES_SERVICE_IP: &str = "10.96.0.1";
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps the server from starting.
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(serve(options))
+}
+
+async fn serve(options: Options) -> anyhow::Result<()> {
+    let begun = std::time::Instant::now();
+    let directory = options.data.join("store");
+    let log = Log::open(&directory).context("opening the store")?;
+    let store = Store::open(Box::new(log), StoreOptions::default()).context("loading the store")?;
+    let mut names = options.names.clone();
+    names.push(options.listen.ip().to_string());
+    let pki =
+        Pki::open(&options.data.join("pki"), &names, Timestamp::now()).context("opening the certificates")?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(|source| ServeError::Listen { address: options.listen, source })?;
+    let address = listener.local_addr().context("reading the address listened on")?;
+    let base_url = format!("https://{address}");
+    let config = Config {
+        base_url: base_url.clone(),
+        addresses: ServiceAddresses {
+            cluster_ip: KUBERNETES_SERVICE_IP.to_owned(),
+            endpoint_ip: address.ip().to_string(),
+            endpoint_port: address.port(),
+        },
+    };
+    let kubeconfig =
+        pki.admin_kubeconfig(&base_url).to_yaml().context("making the administrator's kubeconfig")?;
+    let app = App::start(store.clone(), Arc::new(pki), config).await.context("starting the API server")?;
+    let server = Server::bind(app.clone(), listener)?;
+    let path = options.data.join("admin.kubeconfig");
+    skep_auth::pki::write_private(&path, &kubeconfig)
+        .with_context(|| format!("writing {}", path.display()))?;
+    let stats = store.stats();
+    tracing::info!(
+        %address, kubeconfig = %path.display(), objects = stats.objects, revision = stats.revision.0,
+        took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), "API server ready"
+    );
+    let shutdown = app.shutdown.clone();
+    tokio::spawn(async move {
+        terminated().await;
+        tracing::info!("ending: no new requests, those under way may finish");
+        shutdown.send_replace(true);
+    });
+    server.run().await;
+    tokio::task::spawn_blocking(move || store.close()).await.context("closing the store")?;
+    Ok(())
+}
+
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut term), Ok(mut int)) => {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        }
+        _ => {
+            tracing::error!("signals cannot be received: stop the server with SIGKILL");
+            std::future::pending::<()>().await;
+        }
+    }
+}
