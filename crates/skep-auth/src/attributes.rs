@@ -1,17 +1,7 @@
 //! What a request wants to do, as the authorizers see it.
 
 use skep_api::UserInfo;
-
-/// One requirement of a field selector: `field=value` or `field!=value`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldRequirement {
-    /// The field's path.
-    pub field: String,
-    /// `!=` instead of `=`.
-    pub negated: bool,
-    /// The value.
-    pub value: String,
-}
+pub use skep_base::selector::FieldRequirement;
 
 /// What is asked for, and by whom. Borrowed, so that a request can be judged without copying anything.
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ use skep_base::TenantName;
 
 use crate::attributes::Attributes;
 use crate::identity::groups;
+use crate::node::NodeGraph;
 use crate::rbac::{Decision, EscalationError, RbacIndex, Reason, Rules, confirm_no_escalation};
 
 /// Group and resource of [`may_cross`](Authorizer::authorize): what a system role needs, besides the right
@@ -28,6 +29,8 @@ pub enum Target<'a> {
 pub struct Authorizer {
     /// The roles and bindings of all tenants.
     pub rbac: RbacIndex,
+    /// What the nodes' pods refer to.
+    pub nodes: NodeGraph,
 }
 
 fn is_master(user: &UserInfo) -> bool {
@@ -79,7 +82,20 @@ impl Authorizer {
         if is_master(a.user) {
             return Decision::Allow(Reason::None);
         }
-        self.rbac.authorize(tenant, a)
+        let by_node = self.nodes.authorize(tenant, a);
+        if by_node.is_allowed() {
+            return by_node;
+        }
+        match (by_node, self.rbac.authorize(tenant, a)) {
+            // Both say why not: both are told, a line each.
+            (Decision::NoOpinion(node), Decision::NoOpinion(rbac)) => {
+                Decision::NoOpinion(match (node, rbac) {
+                    (Reason::None, reason) | (reason, Reason::None) => reason,
+                    (node, rbac) => Reason::Text(format!("{node}\n{rbac}").into()),
+                })
+            }
+            (_, by_rbac) => by_rbac,
+        }
     }
 
     /// Whether a user may write a role with these rules. `namespace` is empty for a cluster role;

@@ -21,10 +21,14 @@ pub mod authn;
 pub mod authorize;
 pub mod bootstrap;
 pub mod identity;
+pub mod impersonate;
+pub mod node;
 pub mod pki;
 pub mod rbac;
+pub mod review;
 
 pub use attributes::{Attributes, forbidden_message};
 pub use authorize::{Authorizer, Target};
 pub use identity::{Credential, Identity, ServiceAccountCredential, groups};
+pub use node::NodeGraph;
 pub use rbac::{Decision, RbacIndex, Reason};

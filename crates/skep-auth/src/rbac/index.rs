@@ -226,6 +226,12 @@ impl RbacIndex {
         Some(role.rules.iter().map(super::rule::Rule::to_policy).collect())
     }
 
+    /// What is kept for a tenant, in a form that does not depend on the order of changes.
+    #[cfg(test)]
+    pub(super) fn debug_tenant(&self, tenant: &TenantName) -> Vec<String> {
+        self.shard(tenant).read().get(tenant).map(|l| l.contents()).unwrap_or_default()
+    }
+
     /// Shows `f` every binding that holds the user, with its role, until it breaks. A binding may come more
     /// than once (a user of two bound groups).
     fn visit<B>(
@@ -289,4 +295,11 @@ fn resolve<'a>(own: Option<&'a Layer>, namespace: &str, name: &str) -> Option<&'
         Some(entry) => entry.as_ref(),
         None => BOOTSTRAP.role(namespace, name).and_then(Option::as_ref),
     }
+}
+
+/// Whether a default cluster role, by itself, allows a request: for the node authorizer, which does not ask
+/// who is bound to the role.
+pub(crate) fn bootstrap_role_allows(name: &str, a: &Attributes<'_>) -> bool {
+    let verb = Verb::new(a.verb);
+    resolve(None, "", name).is_some_and(|role| role.rules.iter().any(|r| r.allows(verb, a)))
 }

@@ -269,4 +269,27 @@ impl Layer {
             && self.cluster_bindings.is_empty()
             && self.bindings.is_empty()
     }
+
+    /// All entries, indexes included, as sorted lines.
+    #[cfg(test)]
+    pub(super) fn contents(&self) -> Vec<String> {
+        let mut out: Vec<String> = Vec::new();
+        out.extend(self.cluster_roles.iter().map(|(n, r)| format!("cluster role {n} {r:?}")));
+        for (ns, map) in &self.roles {
+            out.extend(map.iter().map(|(n, r)| format!("role {ns} {n} {r:?}")));
+        }
+        let sets = self.bindings.iter().map(|(ns, s)| (&**ns, s)).chain([("", &self.cluster_bindings)]);
+        for (ns, set) in sets {
+            out.extend(set.by_name.iter().map(|(n, b)| format!("binding {ns} {n} {b:?}")));
+            for (kind, map) in [("user", &set.by_user), ("group", &set.by_group)] {
+                for (name, list) in map {
+                    let mut names: Vec<&str> = list.iter().map(|b| &*b.name).collect();
+                    names.sort_unstable();
+                    out.push(format!("{kind} {ns} {name} {names:?}"));
+                }
+            }
+        }
+        out.sort();
+        out
+    }
 }

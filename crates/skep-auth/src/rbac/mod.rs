@@ -7,8 +7,11 @@ mod covers;
 mod index;
 mod layer;
 mod rule;
+#[cfg(test)]
+mod tests;
 
 pub use covers::{EscalationError, confirm_no_escalation, covers};
+pub(crate) use index::bootstrap_role_allows;
 pub use index::{Change, RbacIndex, Rules};
 pub use rule::rule_allows;
 
@@ -80,7 +83,7 @@ impl fmt::Display for Reason {
 
 /// Several errors in one line, as upstream joins them: without repeats, in brackets when there is more than
 /// one.
-fn aggregate_message(list: &[String]) -> String {
+pub(crate) fn aggregate_message(list: &[String]) -> String {
     let mut seen: Vec<&str> = Vec::with_capacity(list.len());
     for m in list {
         if !seen.contains(&m.as_str()) {
