@@ -290,8 +290,8 @@ fn aggregated_roles_collect_by_label() {
     };
     let rules = |r: &ClusterRole| aggregated_rules(r, all.iter().chain([r])).unwrap();
     assert_eq!(rules(&selecting(Some(("x", "1")), None)), [r1.clone(), r2.clone()]);
-    assert_eq!(rules(&selecting(None, Some(("x", "Exists", &[])))), [r2.clone(), r1.clone()]);
-    assert_eq!(rules(&selecting(None, Some(("x", "In", &["2"])))), [r2.clone()]);
+    assert_eq!(rules(&selecting(None, Some(("x", "Exists", &[])))), [r2.clone(), r1]);
+    assert_eq!(rules(&selecting(None, Some(("x", "In", &["2"])))), [r2]);
     assert_eq!(rules(&selecting(None, Some(("x", "NotIn", &["1", "2"])))), [rule("*", "*", "*", "")]);
     assert!(rules(&selecting(None, Some(("x", "Near", &[])))).is_empty());
     assert_eq!(aggregated_rules(&all[0], all.iter()), None);
@@ -686,7 +686,8 @@ fn normal(rules: Vec<PolicyRule>) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    // Each case makes some ten thousand decisions.
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn the_index_decides_like_upstreams_walk(ops in prop::collection::vec(op_strategy(), 0..25)) {
