@@ -17,7 +17,10 @@ pub struct DecodeError {
 ///
 /// # Errors
 /// [`DecodeError`] for malformed JSON and for values of the wrong type.
-pub fn decode<T: Kind>(json: &[u8], mut unknown: impl FnMut(&serde_ignored::Path<'_>)) -> Result<T, DecodeError> {
+pub fn decode<T: Kind>(
+    json: &[u8],
+    mut unknown: impl FnMut(&serde_ignored::Path<'_>),
+) -> Result<T, DecodeError> {
     let mut de = serde_json::Deserializer::from_slice(json);
     let object = serde_ignored::deserialize(&mut de, |path| unknown(&path));
     object.and_then(|o| de.end().map(|()| o)).map_err(|e| DecodeError { message: e.to_string() })

@@ -36,7 +36,11 @@ pub trait DynKind: Send + Sync {
     ///
     /// # Errors
     /// [`DecodeError`] for malformed JSON and values of the wrong type.
-    fn decode(&self, json: &[u8], unknown: &mut dyn FnMut(&serde_ignored::Path<'_>)) -> Result<Box<dyn Object>, DecodeError>;
+    fn decode(
+        &self,
+        json: &[u8],
+        unknown: &mut dyn FnMut(&serde_ignored::Path<'_>),
+    ) -> Result<Box<dyn Object>, DecodeError>;
     /// Reads what [`Object::encode`] wrote.
     ///
     /// # Errors
@@ -116,7 +120,11 @@ impl<T: Kind, S: Kind> DynKind for Served<T, S> {
     fn stored_as(&self) -> (&str, &str) {
         (S::API_VERSION, S::KIND)
     }
-    fn decode(&self, json: &[u8], unknown: &mut dyn FnMut(&serde_ignored::Path<'_>)) -> Result<Box<dyn Object>, DecodeError> {
+    fn decode(
+        &self,
+        json: &[u8],
+        unknown: &mut dyn FnMut(&serde_ignored::Path<'_>),
+    ) -> Result<Box<dyn Object>, DecodeError> {
         let mut object: T = codec::decode(json, unknown)?;
         object.set_defaults();
         let mut stored = (self.into_stored)(object);
