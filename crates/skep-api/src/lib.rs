@@ -21,6 +21,7 @@ pub mod meta;
 pub mod object;
 pub mod registry;
 pub mod table;
+pub mod tenancy;
 
 pub use codec::{DecodeError, Encoded};
 pub use context::{Context, UserInfo};
@@ -29,3 +30,4 @@ pub use kind::{Fields, Kind, KindInfo, Subresource, Verb};
 pub use object::Object;
 pub use registry::{Convert, DynKind, Registry};
 pub use table::{Cell, Column};
+pub use tenancy::Tenant;

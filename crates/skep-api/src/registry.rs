@@ -21,6 +21,18 @@ pub trait Convert<S: Kind>: Kind {
     fn into_stored(self) -> S;
     /// From the stored version.
     fn from_stored(stored: S) -> Self;
+    /// Checks an object that came in this version, where that differs from the stored one's rules.
+    fn validate_stored(stored: &S, cx: &Context<'_>, errors: &mut Errors) {
+        stored.validate(cx, errors);
+    }
+    /// Checks a change that came in this version, where that differs from the stored one's rules.
+    fn validate_stored_update(stored: &S, old: &S, cx: &Context<'_>, errors: &mut Errors) {
+        stored.validate_update(old, cx, errors);
+    }
+    /// The selectable fields under the names that this version gives them.
+    fn stored_fields(stored: &S, fields: &mut Fields) {
+        stored.fields(fields);
+    }
 }
 
 /// A kind at run time. Objects that go in and out of these methods are of the *stored* version's type,
@@ -94,6 +106,9 @@ struct Served<T, S> {
     converted: bool,
     into_stored: fn(T) -> S,
     from_stored: fn(S) -> T,
+    validate: fn(&S, &Context<'_>, &mut Errors),
+    validate_update: fn(&S, &S, &Context<'_>, &mut Errors),
+    fields: fn(&S, &mut Fields),
     types: PhantomData<fn() -> (T, S)>,
 }
 
@@ -166,12 +181,12 @@ impl<T: Kind, S: Kind> DynKind for Served<T, S> {
     }
     fn validate(&self, object: &dyn Object, cx: &Context<'_>) -> Errors {
         let mut errors = Errors::new();
-        of::<S>(object).validate(cx, &mut errors);
+        (self.validate)(of(object), cx, &mut errors);
         errors
     }
     fn validate_update(&self, object: &dyn Object, old: &dyn Object, cx: &Context<'_>) -> Errors {
         let mut errors = Errors::new();
-        of::<S>(object).validate_update(of(old), cx, &mut errors);
+        (self.validate_update)(of(object), of(old), cx, &mut errors);
         errors
     }
     fn generation_changed(&self, object: &dyn Object, old: Option<&dyn Object>) -> Option<bool> {
@@ -182,7 +197,7 @@ impl<T: Kind, S: Kind> DynKind for Served<T, S> {
     }
     fn fields(&self, object: &dyn Object) -> Fields {
         let mut fields = Fields::default();
-        of::<S>(object).fields(&mut fields);
+        (self.fields)(of(object), &mut fields);
         fields
     }
     fn columns(&self) -> Vec<Column> {
@@ -230,6 +245,9 @@ impl Registry {
             converted: false,
             into_stored: |t| t,
             from_stored: |s| s,
+            validate: T::validate,
+            validate_update: T::validate_update,
+            fields: T::fields,
             types: PhantomData,
         });
     }
@@ -242,6 +260,9 @@ impl Registry {
             converted: true,
             into_stored: T::into_stored,
             from_stored: T::from_stored,
+            validate: T::validate_stored,
+            validate_update: T::validate_stored_update,
+            fields: T::stored_fields,
             types: PhantomData,
         });
     }

@@ -3,15 +3,31 @@
 pub mod apps;
 pub mod batch;
 mod checks;
+pub mod coordination;
 pub mod core;
+pub mod events;
+pub mod flowcontrol;
+pub mod node;
+pub mod rbac;
+pub mod scheduling;
+#[cfg(test)]
+pub(crate) mod tables;
 #[cfg(test)]
 mod testing;
 
 use crate::registry::Registry;
 
-/// Registers every built-in kind. The order is the order of discovery.
+/// Registers every built-in kind. The order is the order of discovery: upstream's groups by their
+/// priority there (`apiVersionPriorities` of its aggregator), then Skep's own.
 pub(crate) fn register(registry: &mut Registry) {
     core::register(registry);
     apps::register(registry);
+    events::register(registry);
     batch::register(registry);
+    rbac::register(registry);
+    scheduling::register(registry);
+    coordination::register(registry);
+    node::register(registry);
+    flowcontrol::register(registry);
+    crate::tenancy::register(registry);
 }

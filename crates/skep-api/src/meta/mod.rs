@@ -26,8 +26,8 @@ pub use format::{
     wildcard_subdomain_errors,
 };
 pub use object::{
-    validate_annotations, validate_finalizer_names, validate_object_meta, validate_object_meta_update,
-    validate_owner_references,
+    keep_metadata, validate_annotations, validate_finalizer_names, validate_object_meta,
+    validate_object_meta_update, validate_owner_references,
 };
 pub use quantity::{canonical_quantity, canonical_resources, canonical_resources_milli, parse_quantity};
 pub use selector::{
@@ -50,6 +50,12 @@ pub fn age_cell(meta: &ObjectMeta, now: Timestamp) -> Cell {
     }
 }
 
+/// The age of something that happened at `then`, or `<unknown>`.
+#[must_use]
+pub fn since_cell(then: Option<Timestamp>, now: Timestamp) -> Cell {
+    then.map_or_else(|| "<unknown>".to_owned(), |then| age(then, now)).into()
+}
+
 /// Name and age.
 #[must_use]
 pub fn default_row(meta: &ObjectMeta, now: Timestamp) -> Vec<Cell> {
@@ -61,7 +67,8 @@ pub fn default_row(meta: &ObjectMeta, now: Timestamp) -> Vec<Cell> {
 /// Rules: k8s.io/apimachinery `pkg/util/duration`, HumanDuration.
 #[must_use]
 pub fn age(then: Timestamp, now: Timestamp) -> String {
-    let seconds = now.as_second() - then.as_second();
+    // Whole seconds between the two, not between the seconds that they fall into.
+    let seconds = now.duration_since(then).as_secs();
     if seconds < -1 {
         return "<invalid>".to_owned();
     }
@@ -114,5 +121,9 @@ mod tests {
         for (s, want) in table {
             assert_eq!(ago(*s), *want, "{s}");
         }
+        let half_past = Timestamp::from_millisecond(999_999_940_500).unwrap();
+        assert_eq!(age(half_past, now), "59s");
+        assert_eq!(age(now, half_past), "<invalid>");
+        assert_eq!(age(Timestamp::from_millisecond(1_000_000_001_900).unwrap(), now), "0s");
     }
 }

@@ -104,6 +104,17 @@ pub fn validate_object_meta_update(new: &ObjectMeta, old: &ObjectMeta, errors: &
     validate_common(new, errors, |_| ());
 }
 
+/// For writes to `status` of kinds whose metadata such a write may not touch: everything but the managed
+/// fields and the resource version that the client named comes from the old object.
+pub fn keep_metadata(new: &mut ObjectMeta, old: &ObjectMeta) {
+    let kept = ObjectMeta {
+        managed_fields: new.managed_fields.take(),
+        resource_version: new.resource_version.take(),
+        ..old.clone()
+    };
+    *new = kept;
+}
+
 /// What is checked on every write. `finalizers` comes where upstream checks finalizers.
 fn validate_common(meta: &ObjectMeta, errors: &mut Errors, finalizers: impl FnOnce(&mut Errors)) {
     if let Some(labels) = &meta.labels {

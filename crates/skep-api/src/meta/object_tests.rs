@@ -211,3 +211,17 @@ fn printable_is_gos() {
         assert!(!is_printable(c), "{c:?}");
     }
 }
+
+#[test]
+fn status_writes_keep_the_metadata() {
+    let old = meta(json!({"name": "a", "resourceVersion": "5", "labels": {"a": "b"}, "generation": 2}));
+    let mut new = meta(json!({
+        "name": "a", "resourceVersion": "6", "generation": 9, "managedFields": [{"operation": "Update"}],
+    }));
+    keep_metadata(&mut new, &old);
+    let want = json!({
+        "name": "a", "resourceVersion": "6", "labels": {"a": "b"}, "generation": 2,
+        "managedFields": [{"operation": "Update"}],
+    });
+    assert_eq!(new, meta(want));
+}

@@ -30,9 +30,11 @@ const fn proxy(options: &'static str) -> Subresource {
 }
 
 pub(super) fn register(registry: &mut Registry) {
+    registry.add::<pod::Binding>();
     registry.add::<v1::ComponentStatus>();
     registry.add::<v1::ConfigMap>();
     registry.add::<v1::Endpoints>();
+    super::events::register_core(registry);
     registry.add::<v1::LimitRange>();
     registry.add::<v1::Namespace>();
     registry.add::<v1::Node>();

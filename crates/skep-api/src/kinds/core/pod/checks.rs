@@ -3,8 +3,6 @@
 //! Rules and messages: k8s.io/apimachinery `pkg/util/validation`. Each function looks at a valid value
 //! once and allocates nothing.
 
-use std::net::IpAddr;
-
 use skep_base::{label, name};
 
 use crate::field::{Errors, Path};
@@ -121,30 +119,6 @@ pub(super) fn file_mode(mode: Option<i32>, path: &Path<'_>, errors: &mut Errors)
 /// An IP address, written so that every program reads the same one.
 pub(super) fn ip(value: &str, path: &Path<'_>, errors: &mut Errors) {
     report(meta::legacy_ip_errors(value), value, path, errors);
-}
-
-/// Advice about an address that is valid but not written as RFC 5952 wants it.
-pub(super) fn ip_warning(value: &str, path: &Path<'_>) -> Option<String> {
-    let sloppy = meta::format::parse_ip_sloppy(value)?;
-    match value.parse::<IpAddr>() {
-        Ok(IpAddr::V4(_)) => None,
-        Ok(IpAddr::V6(v6)) => match v6.to_ipv4_mapped() {
-            Some(v4) => Some(format!(
-                "{path}: non-standard IP address {value:?} is invalid: use {:?}",
-                v4.to_string()
-            )),
-            None => (v6.to_string() != value).then(|| {
-                let canonical = v6.to_string();
-                format!(
-                    "{path}: IPv6 address {value:?} should be in RFC 5952 canonical format ({canonical:?})"
-                )
-            }),
-        },
-        Err(_) => Some(format!(
-            "{path}: non-standard IP address {value:?} is invalid: use {:?}",
-            sloppy.to_string()
-        )),
-    }
 }
 
 /// A relative path that stays where it begins.

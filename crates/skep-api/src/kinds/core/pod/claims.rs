@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::view::{items, text};
 use super::{checks, resources};
 use crate::field::{Bare, Errors, Path};
+use crate::kinds::core::resources::validate_quantity;
 use crate::meta::{self, LabelSelectorOptions};
 
 const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -99,7 +100,7 @@ fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &Path<'_>, errors: &mut
         Some(storage) if resources::amount(storage).is_some_and(|a| a.signum() <= 0) => {
             errors.invalid(&storage_path, storage.0.as_str(), "must be greater than zero");
         }
-        Some(storage) => resources::validate_amount("storage", storage, &storage_path, errors),
+        Some(storage) => validate_quantity("storage", storage, &storage_path, errors),
     }
     for (name, class) in [
         ("storageClassName", &spec.storage_class_name),

@@ -2,13 +2,16 @@
 //!
 //! - [`default_pod_template`], [`default_pod_spec`]: defaults.
 //! - [`validate_pod_template_spec`], [`validate_pod_spec`]: validation.
-//! - [`qos_class`]: the quality of service of a pod.
+//! - [`template_warnings`]: advice about templates.
+//! - [`qos_class`], [`deletion_grace_s`]: facts about a pod that the server decides on.
+//! - [`Binding`], [`bind`]: putting a pod on a node.
 //!
 //! Behaviour and messages: k8s.io/kubernetes 1.36, `pkg/apis/core/v1`, `pkg/apis/core/validation`,
 //! `pkg/registry/core/pod`, with the feature gates at their defaults. Upstream also tolerates in an update
 //! what older versions once let in; no older version of Skep exists, so every stored pod satisfies these
 //! rules and nothing needs to be tolerated.
 
+mod binding;
 mod checks;
 mod claims;
 mod columns;
@@ -16,14 +19,18 @@ mod containers;
 mod defaults;
 mod image;
 mod probes;
+mod resize;
 mod resources;
 mod scheduling;
 mod security;
 mod spec;
+mod status;
 mod strategy;
 mod template;
+mod update;
 mod view;
 mod volumes;
+mod warnings;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
@@ -35,10 +42,13 @@ use crate::meta;
 use crate::table::{Cell, Column};
 use view::{items, text, yes};
 
+pub use binding::{Binding, bind, validate_binding};
 pub use defaults::{default_pod_spec, default_pod_template};
-pub use resources::{qos_class, validate_amount};
+pub use resources::{qos_class, validate_overhead};
 pub use scheduling::{validate_node_selector, validate_tolerations};
 pub use spec::{validate_pod_spec, validate_pod_template_spec};
+pub use strategy::deletion_grace_s;
+pub use warnings::template_warnings;
 
 impl Kind for Pod {
     fn info() -> KindInfo {
@@ -84,8 +94,8 @@ impl Kind for Pod {
         defaults::default_pod(self);
     }
 
-    fn prepare_create(&mut self, _: &Context<'_>) {
-        strategy::prepare_create(self);
+    fn prepare_create(&mut self, cx: &Context<'_>) {
+        strategy::prepare_create(self, cx.now);
     }
 
     fn prepare_update(&mut self, old: &Self, cx: &Context<'_>) {
@@ -94,6 +104,24 @@ impl Kind for Pod {
 
     fn validate(&self, _: &Context<'_>, errors: &mut Errors) {
         spec::validate_create(self, errors);
+    }
+
+    fn validate_update(&self, old: &Self, cx: &Context<'_>, errors: &mut Errors) {
+        match cx.subresource {
+            "status" => status::validate(self, old, errors),
+            "ephemeralcontainers" => update::validate_ephemeral_containers(self, old, errors),
+            "resize" => resize::validate(self, old, errors),
+            _ => update::validate(self, old, errors),
+        }
+    }
+
+    fn warnings(&self, old: Option<&Self>, cx: &Context<'_>) -> Vec<String> {
+        match (old, cx.subresource) {
+            (None, _) => warnings::on_create(self),
+            (Some(_), "status") => warnings::on_status(self),
+            // Updates of pods are made by programs, which read no warnings.
+            (Some(_), _) => Vec::new(),
+        }
     }
 
     fn generation_changed(&self, old: Option<&Self>) -> Option<bool> {

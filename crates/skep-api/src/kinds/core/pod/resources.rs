@@ -11,7 +11,7 @@ use skep_base::Quantity as Amount;
 use super::checks;
 use super::view::{Names, is_sidecar, items, text};
 use crate::field::{ErrorKind, Errors, FieldError, Path};
-use crate::meta;
+use crate::kinds::core::resources::validate_quantity;
 
 const HUGE_PAGES_PREFIX: &str = "hugepages-";
 const NATIVE_NAMESPACE: &str = "kubernetes.io/";
@@ -37,19 +37,6 @@ const STANDARD: [&str; 20] = [
     "persistentvolumeclaims",
     "storage",
     "requests.storage",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-
-/// Counts of objects: whole numbers.
-const COUNTED: [&str; 9] = [
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
     "services.nodeports",
     "services.loadbalancers",
 ];
@@ -83,10 +70,6 @@ fn is_extended(name: &str) -> bool {
     !is_native(name)
         && !name.starts_with(QUOTA_PREFIX)
         && checks::is_qualified_name(&format!("{QUOTA_PREFIX}{name}"))
-}
-
-fn is_whole(name: &str) -> bool {
-    COUNTED.contains(&name) || is_extended(name)
 }
 
 fn is_standard(name: &str) -> bool {
@@ -208,17 +191,6 @@ pub fn qos_class(pod: &Pod) -> &'static str {
     }
 }
 
-/// An amount that may not be negative, and must be whole where things are counted.
-pub fn validate_amount(name: &str, quantity: &Quantity, path: &Path<'_>, errors: &mut Errors) {
-    let Some(amount) = meta::parse_quantity(quantity, path, errors) else { return };
-    if amount.signum() < 0 {
-        errors.invalid(path, quantity.0.as_str(), "must be greater than or equal to 0");
-    }
-    if is_whole(name) && !is_integer(amount) {
-        errors.invalid(path, quantity.0.as_str(), "must be an integer");
-    }
-}
-
 /// Whose resources are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
@@ -283,7 +255,7 @@ pub(super) fn validate_requirements(
     for (name, quantity) in resources.limits.iter().flatten() {
         let path = limits_path.key(name);
         validate_name(name, level, &path, errors);
-        validate_amount(name, quantity, &path, errors);
+        validate_quantity(name, quantity, &path, errors);
         if is_huge_pages(name) {
             huge_pages = true;
             validate_huge_pages(name, quantity, &path, errors);
@@ -293,7 +265,7 @@ pub(super) fn validate_requirements(
     for (name, quantity) in resources.requests.iter().flatten() {
         let path = requests_path.key(name);
         validate_name(name, level, &path, errors);
-        validate_amount(name, quantity, &path, errors);
+        validate_quantity(name, quantity, &path, errors);
         match resources.limits.as_ref().and_then(|l| l.get(name)) {
             Some(limit) if limit != quantity => {
                 if let (Some(requested), Some(allowed)) = (amount(quantity), amount(limit)) {
@@ -325,7 +297,7 @@ pub(super) fn validate_requirements(
 }
 
 /// What running the pod costs beside its containers.
-pub(super) fn validate_overhead(overhead: &BTreeMap<String, Quantity>, path: &Path<'_>, errors: &mut Errors) {
+pub fn validate_overhead(overhead: &BTreeMap<String, Quantity>, path: &Path<'_>, errors: &mut Errors) {
     let limits = ResourceRequirements { limits: Some(overhead.clone()), ..Default::default() };
     validate_requirements(&limits, Level::Container, &[], path, errors);
 }

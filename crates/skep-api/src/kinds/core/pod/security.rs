@@ -555,9 +555,3 @@ pub(super) fn shares_host_users(spec: &PodSpec) -> bool {
 pub(super) fn own_apparmor(context: Option<&SecurityContext>) -> Option<&AppArmorProfile> {
     context.and_then(|c| c.app_armor_profile.as_ref())
 }
-
-/// Whether an AppArmor annotation says nothing beyond what the pod's field says.
-pub(super) fn annotation_says_nothing_new(annotation: &str, pod: Option<&AppArmorProfile>) -> bool {
-    let said = apparmor_from_annotation(annotation);
-    said.is_some() && said.as_ref() == pod
-}

@@ -1,18 +1,22 @@
 //! What the server itself sets and keeps when a pod is written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use jiff::Timestamp;
 
 use k8s_openapi::api::core::v1::{
     Container, Pod, PodAffinityTerm, PodCondition, PodSpec, PodStatus, SecurityContext,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, LabelSelectorRequirement, ObjectMeta, Time,
+};
 
 use super::view::{items, text};
 use super::{resources, security};
 use crate::context::Context;
 
 /// A new pod: nothing has happened to it yet.
-pub(super) fn prepare_create(pod: &mut Pod) {
+pub(super) fn prepare_create(pod: &mut Pod, now: Timestamp) {
     let qos_class = Some(resources::qos_class(pod).to_owned());
     let mut status = PodStatus { phase: Some("Pending".to_owned()), qos_class, ..Default::default() };
     let Some(spec) = &mut pod.spec else {
@@ -25,6 +29,7 @@ pub(super) fn prepare_create(pod: &mut Pod) {
             status: "False".to_owned(),
             reason: Some("SchedulingGated".to_owned()),
             message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
+            last_transition_time: Some(Time(now)),
             ..Default::default()
         }]);
     }
@@ -142,13 +147,12 @@ fn keep_status(pod: &mut Pod, old: &Pod) {
         status.observed_generation = old.observed_generation;
     }
     // Several conditions may have the same type; they are matched in order.
-    let mut generations: HashMap<&str, std::collections::VecDeque<Option<i64>>> = HashMap::new();
+    let mut generations: HashMap<&str, VecDeque<Option<i64>>> = HashMap::new();
     for condition in items(&old.conditions) {
         generations.entry(&condition.type_).or_default().push_back(condition.observed_generation);
     }
     for condition in status.conditions.iter_mut().flatten() {
-        let old =
-            generations.get_mut(condition.type_.as_str()).and_then(std::collections::VecDeque::pop_front);
+        let old = generations.get_mut(condition.type_.as_str()).and_then(VecDeque::pop_front);
         if condition.observed_generation.unwrap_or(0) == 0 {
             condition.observed_generation = old.flatten();
         }
@@ -180,4 +184,19 @@ fn keep_all_but_resources(pod: &mut Pod, old: &Pod) {
     *spec = PodSpec { containers, init_containers: init, resources, ..old_spec.clone() };
     pod.status.clone_from(&old.status);
     keep_meta(&mut pod.metadata, &old.metadata);
+}
+
+/// How long a pod may take to end when it is deleted: what the request says, else what the pod says, but no
+/// time at all for a pod that runs nowhere.
+#[must_use]
+pub fn deletion_grace_s(pod: &Pod, requested_s: Option<i64>) -> i64 {
+    let spec = pod.spec.as_ref();
+    let own = spec.and_then(|s| s.termination_grace_period_seconds);
+    let is_bound = spec.is_some_and(|s| !text(&s.node_name).is_empty());
+    let phase = pod.status.as_ref().map_or("", |s| text(&s.phase));
+    match requested_s.or(own).unwrap_or(0) {
+        _ if !is_bound || matches!(phase, "Failed" | "Succeeded") => 0,
+        seconds if seconds < 0 => 1,
+        seconds => seconds,
+    }
 }

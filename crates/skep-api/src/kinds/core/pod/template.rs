@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplate;
 
-use super::{default_pod_template, validate_pod_template_spec};
+use super::{default_pod_template, template_warnings, validate_pod_template_spec};
 use crate::context::Context;
 use crate::field::{Errors, Path};
 use crate::kind::{Kind, KindInfo};
+use crate::kinds::core::shared;
 use crate::meta;
 use crate::table::{Cell, Column};
 
@@ -22,6 +23,13 @@ impl Kind for PodTemplate {
     fn validate(&self, _: &Context<'_>, errors: &mut Errors) {
         let empty = Default::default();
         validate_pod_template_spec(self.template.as_ref().unwrap_or(&empty), &Path::root("template"), errors);
+    }
+
+    fn warnings(&self, old: Option<&Self>, _: &Context<'_>) -> Vec<String> {
+        match (&self.template, old) {
+            (Some(template), None) => template_warnings(template, &Path::root("template")),
+            _ => Vec::new(),
+        }
     }
 
     fn generation_changed(&self, old: Option<&Self>) -> Option<bool> {
@@ -42,12 +50,11 @@ impl Kind for PodTemplate {
         let containers = spec.map_or(&[] as &[_], |s| s.containers.as_slice());
         let joined = |texts: Vec<&str>| texts.join(",");
         let labels = self.template.as_ref().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
-        let labels: Vec<String> = labels.into_iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
         vec![
             meta::name_cell(&self.metadata),
             joined(containers.iter().map(|c| c.name.as_str()).collect()).into(),
             joined(containers.iter().map(|c| c.image.as_deref().unwrap_or("")).collect()).into(),
-            if labels.is_empty() { "<none>".into() } else { labels.join(",").into() },
+            shared::labels_text(labels).into(),
         ]
     }
 }

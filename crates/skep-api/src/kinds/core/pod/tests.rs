@@ -1,6 +1,5 @@
 use super::*;
 use crate::context::UserInfo;
-use crate::field::Path;
 use serde_json::{Value, json};
 
 /// Reads and defaults a pod.
