@@ -1,24 +1,121 @@
-//! Admission: what may be written, beyond what is valid; and what it costs of quotas.
+//! The seam to `skep-admission`: what it may look at, how its refusals are answered, and how quotas are
+//! settled in the same transaction as the write that they are about. Also RBAC's rule that nobody grants
+//! what they do not hold, which needs the authorizer itself.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use skep_admission::{Account, Lookup, Refusal, Stored};
 use skep_api::Object;
-use skep_base::TenantName;
-use skep_store::{Changes, CommitError, Op};
+use skep_auth::attributes::Attributes;
+use skep_auth::node::node_of;
+use skep_auth::rbac::EscalationError;
+use skep_base::{GroupResource, Key, Scope, TenantName};
+use skep_store::{Changes, CommitError, Expect, ListOptions, NewValue, Op, Txn, Value};
 use smallvec::SmallVec;
 
 use crate::app::App;
+use crate::encode::new_value;
+use crate::objects::Objects;
 use crate::rest::admit::{Operation, Review};
-use crate::status::{About, ApiError};
+use crate::status::{About, ApiError, Cause, Details};
 
-/// How a write changes quotas.
-#[derive(Clone, Debug, Default)]
-pub struct Charges {}
+pub use skep_admission::Charges;
 
-impl Charges {
-    /// Whether no quota is concerned.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        true
+/// One tenant's objects, as admission sees them.
+struct TenantObjects<'a> {
+    objects: &'a Objects,
+    tenant: &'a TenantName,
+}
+
+fn stored(value: &Arc<Value>) -> Stored {
+    Stored { json: Bytes::from_owner(Json(value.clone())), revision: value.revision() }
+}
+
+/// A stored value's JSON, shared.
+struct Json(Arc<Value>);
+
+impl AsRef<[u8]> for Json {
+    fn as_ref(&self) -> &[u8] {
+        self.0.json()
     }
+}
+
+impl Lookup for TenantObjects<'_> {
+    fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Option<Stored> {
+        let key = Key::new(resource.clone(), self.tenant.clone(), namespace, name);
+        self.objects.get(&key).as_ref().map(stored)
+    }
+
+    fn list(&self, resource: &GroupResource, namespace: &str) -> Vec<Stored> {
+        let scope = if namespace.is_empty() {
+            Scope::Tenant(resource.clone(), self.tenant.clone())
+        } else {
+            Scope::Namespace(resource.clone(), self.tenant.clone(), namespace.into())
+        };
+        // The newest state can always be listed.
+        let listing = self.objects.list(&scope, &ListOptions::default());
+        listing.map(|l| l.items.iter().map(|(_, v)| stored(v)).collect()).unwrap_or_default()
+    }
+
+    fn field(&self, resource: &GroupResource, namespace: &str, name: &str, field: &str) -> Option<String> {
+        let key = Key::new(resource.clone(), self.tenant.clone(), namespace, name);
+        self.objects.get(&key).map(|v| v.attrs().field(field).unwrap_or("").to_owned())
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> ApiError {
+        let Refusal { code, reason, message, details } = refusal;
+        let causes = details
+            .causes
+            .into_iter()
+            .map(|c| Cause { reason: c.reason, message: c.message, field: c.field })
+            .collect();
+        let details = Details {
+            name: details.name,
+            group: details.group,
+            kind: details.kind,
+            causes,
+            ..Details::default()
+        };
+        ApiError { code, reason, message, details: Some(Box::new(details)) }
+    }
+}
+
+fn ask<R>(
+    review: &Review<'_>,
+    run: impl FnOnce(&skep_admission::Review<'_>) -> Result<R, Refusal>,
+) -> Result<R, ApiError> {
+    let lookup = TenantObjects { objects: &review.app.objects, tenant: review.tenant };
+    let authorize = |a: &skep_admission::Attributes<'_>| {
+        let attributes = Attributes::resource(review.user, a.verb, a.group, a.resource).named(a.name);
+        let target = skep_auth::authorize::Target::Tenant(review.tenant);
+        review.app.authorizer.authorize(review.home, target, &attributes).is_allowed()
+    };
+    let admission = skep_admission::Review {
+        lookup: &lookup,
+        user: review.user,
+        home: review.home,
+        tenant: review.tenant,
+        info: review.kind.info(),
+        namespace: review.namespace,
+        name: review.name,
+        operation: match review.operation {
+            Operation::Create => skep_admission::Operation::Create,
+            Operation::Update => skep_admission::Operation::Update,
+            Operation::Delete => skep_admission::Operation::Delete,
+        },
+        subresource: review.subresource,
+        old: review.old,
+        dry_run: review.dry_run,
+        now: review.now,
+        warn: review.warn,
+        node: node_of(review.user),
+        authorize: &authorize,
+    };
+    run(&admission).map_err(ApiError::from)
 }
 
 /// Changes an object before it is checked.
@@ -26,54 +123,103 @@ impl Charges {
 /// # Errors
 /// What is refused.
 pub fn mutate(review: &Review<'_>, object: &mut dyn Object) -> Result<(), ApiError> {
-    let _ = object;
-    namespace_exists(review)
+    ask(review, |r| skep_admission::mutate(r, object))
 }
 
-/// Refuses what may not be written.
+/// Refuses what may not be written; `object` is `None` when it is deleted.
 ///
 /// # Errors
 /// What is refused.
 pub fn validate(review: &Review<'_>, object: Option<&dyn Object>) -> Result<(), ApiError> {
-    let _ = (review, object);
-    Ok(())
+    ask(review, |r| skep_admission::validate(r, object))?;
+    match object {
+        Some(object) if review.kind.info().group == "rbac.authorization.k8s.io" => {
+            no_escalation(review, object)
+        }
+        _ => Ok(()),
+    }
 }
 
-/// What a write costs.
+/// What a write costs of quotas; `object` is `None` when it is deleted.
 ///
 /// # Errors
 /// What is refused.
 pub fn charges(review: &Review<'_>, object: Option<&dyn Object>) -> Result<Charges, ApiError> {
-    let _ = (review, object);
-    Ok(Charges::default())
+    ask(review, |r| skep_admission::charges(r, object))
 }
 
-/// Commits with quotas settled in the same transaction.
+fn no_escalation(review: &Review<'_>, object: &dyn Object) -> Result<(), ApiError> {
+    let authorizer = &review.app.authorizer;
+    let (home, tenant, user) = (review.home, review.tenant, review.user);
+    let result: Result<(), EscalationError> = if let Some(role) = object.downcast_ref::<ClusterRole>() {
+        let old = review.old.and_then(|o| o.downcast_ref::<ClusterRole>());
+        if old.is_some_and(|o| o.rules == role.rules && o.aggregation_rule == role.aggregation_rule) {
+            return Ok(());
+        }
+        let aggregates = role.aggregation_rule.is_some() || old.is_some_and(|o| o.aggregation_rule.is_some());
+        let rules = role.rules.as_deref().unwrap_or(&[]);
+        authorizer.may_write_role(home, tenant, user, ("", review.name), rules, aggregates)
+    } else if let Some(role) = object.downcast_ref::<Role>() {
+        if review.old.and_then(|o| o.downcast_ref::<Role>()).is_some_and(|o| o.rules == role.rules) {
+            return Ok(());
+        }
+        let rules = role.rules.as_deref().unwrap_or(&[]);
+        authorizer.may_write_role(home, tenant, user, (review.namespace, review.name), rules, false)
+    } else if let Some(binding) = object.downcast_ref::<ClusterRoleBinding>() {
+        let old = review.old.and_then(|o| o.downcast_ref::<ClusterRoleBinding>());
+        if old.is_some_and(|o| o.role_ref == binding.role_ref && o.subjects == binding.subjects) {
+            return Ok(());
+        }
+        authorizer.may_write_binding(home, tenant, user, "", &binding.role_ref)
+    } else if let Some(binding) = object.downcast_ref::<RoleBinding>() {
+        let old = review.old.and_then(|o| o.downcast_ref::<RoleBinding>());
+        if old.is_some_and(|o| o.role_ref == binding.role_ref && o.subjects == binding.subjects) {
+            return Ok(());
+        }
+        authorizer.may_write_binding(home, tenant, user, review.namespace, &binding.role_ref)
+    } else {
+        Ok(())
+    };
+    result.map_err(|e| match e {
+        EscalationError::RoleNotFound { resource, ref name } => {
+            ApiError::not_found(About { group: "rbac.authorization.k8s.io", resource, name })
+        }
+        e => ApiError::forbidden(About::object(review.kind.info(), review.name), &e.to_string()),
+    })
+}
+
+/// Commits with quotas settled in the same transaction: inside the sequencer, on what is true at that moment.
 ///
 /// # Errors
 /// What a quota refuses.
 pub async fn commit_charged(
     app: &App,
-    tenant: &TenantName,
     ops: SmallVec<[Op; 1]>,
     charges: Charges,
 ) -> Result<Result<Changes, CommitError>, ApiError> {
-    let _ = (tenant, charges);
-    Ok(app.objects.store().commit(skep_store::Txn(ops)).await)
-}
-
-fn namespace_exists(review: &Review<'_>) -> Result<(), ApiError> {
-    if review.operation != Operation::Create || review.namespace.is_empty() {
-        return Ok(());
-    }
-    let key = skep_base::Key::new(
-        skep_base::GroupResource::new("", "namespaces"),
-        review.tenant.clone(),
-        "",
-        review.namespace,
-    );
-    match review.app.objects.get(&key) {
-        None => Err(ApiError::not_found(About { group: "", resource: "namespaces", name: review.namespace })),
-        Some(_) => Ok(()),
+    let quotas = app.kind("", "v1", "resourcequotas").cloned();
+    let usages = app.kind("tenancy.skep.io", "v1", "tenantusages").cloned();
+    let (Some(quotas), Some(usages)) = (quotas, usages) else {
+        return Err(ApiError::internal("quotas are not served"));
+    };
+    let plan = move |view: &skep_store::View<'_>| -> Result<Txn, ApiError> {
+        let accounts = skep_admission::settle(&charges, |key| view.get(key).map(Json))?;
+        let mut ops = ops.clone();
+        for (key, account) in accounts {
+            let value: NewValue = match &account {
+                Account::Namespace(quota) => new_value(quotas.as_ref(), quota.as_ref())?,
+                Account::Tenant(usage) => new_value(usages.as_ref(), usage.as_ref())?,
+            };
+            // The quota may itself be what the write is about: then it is not written twice.
+            if ops.iter().all(|op| *op.key() != key) {
+                ops.push(Op::Put { key, value, expect: Expect::Exists, ttl_s: None });
+            }
+        }
+        Ok(Txn(ops))
+    };
+    match app.objects.store().commit_with(plan).await {
+        Ok(Ok(changes)) => Ok(Ok(changes)),
+        Ok(Err(refusal)) => Err(refusal),
+        Err(error) => Ok(Err(error)),
     }
 }

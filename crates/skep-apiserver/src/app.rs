@@ -102,7 +102,8 @@ impl App {
     /// # Errors
     /// When the first objects of the operator's own tenant cannot be written.
     pub async fn start(store: Store, pki: Arc<Pki>, config: Config) -> Result<Arc<App>, ApiError> {
-        let registry = Registry::builtin();
+        let mut registry = Registry::builtin();
+        registry.add::<skep_admission::TenantUsage>();
         let tenants = Arc::new(Tenants::default());
         let templates = crate::defaults::templates(&registry);
         let objects = Objects::new(store, tenants.clone(), templates);
@@ -201,13 +202,7 @@ impl App {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn commit(
-        &self,
-        tenant: &TenantName,
-        op: Op,
-        more: Vec<Op>,
-        charges: Charges,
-    ) -> Result<Arc<Value>, WriteError> {
+    pub async fn commit(&self, op: Op, more: Vec<Op>, charges: Charges) -> Result<Arc<Value>, WriteError> {
         let key = op.key().clone();
         let mut ops: SmallVec<[Op; 1]> = SmallVec::new();
         for op in std::iter::once(op).chain(more) {
@@ -218,7 +213,7 @@ impl App {
         let changes = if charges.is_empty() {
             store.commit(Txn(ops)).await
         } else {
-            match crate::admission::commit_charged(self, tenant, ops, charges).await {
+            match crate::admission::commit_charged(self, ops, charges).await {
                 Ok(result) => result,
                 Err(refusal) => return Err(WriteError::Refused(refusal)),
             }
@@ -228,7 +223,14 @@ impl App {
         let revision = written.map_or(Revision::ZERO, |c| c.revision);
         self.followed.caught_up(&key.resource, revision).await;
         match written.and_then(|c| c.value.clone()) {
-            Some(value) => Ok(value),
+            Some(value) => {
+                if crate::quota::concerns(&key.resource)
+                    && let Err(error) = crate::quota::after_write(self, &key, &value, Timestamp::now()).await
+                {
+                    tracing::error!(%key, %error, "a quota could not be recounted");
+                }
+                Ok(value)
+            }
             None => Err(WriteError::Refused(ApiError::internal("a write without a value"))),
         }
     }
@@ -237,15 +239,7 @@ impl App {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn remove(
-        &self,
-        kind: &dyn DynKind,
-        key: &Key,
-        revision: Revision,
-        old: &dyn Object,
-        charges: Charges,
-    ) -> Result<(), WriteError> {
-        let _ = (kind, old);
+    pub async fn remove(&self, key: &Key, revision: Revision, charges: Charges) -> Result<(), WriteError> {
         let op = Op::Delete { key: key.clone(), expect: Expect::Revision(revision) };
         let op = self
             .objects
@@ -256,7 +250,7 @@ impl App {
         let changes = if charges.is_empty() {
             store.commit(Txn(ops)).await
         } else {
-            match crate::admission::commit_charged(self, &key.tenant, ops, charges).await {
+            match crate::admission::commit_charged(self, ops, charges).await {
                 Ok(result) => result,
                 Err(refusal) => return Err(WriteError::Refused(refusal)),
             }

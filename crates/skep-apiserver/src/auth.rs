@@ -6,10 +6,11 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 use skep_api::UserInfo;
-use skep_auth::attributes::{Attributes, FieldRequirement, forbidden_message};
+use skep_auth::attributes::{Attributes, forbidden_message};
 use skep_auth::authn::{LiveKind, Liveness, ObjectState, TenantDirectory};
 use skep_auth::authorize::Target;
 use skep_auth::identity::{Credential, Identity};
+use skep_auth::impersonate::{ImpersonationError, impersonate, wanted_user};
 use skep_auth::rbac::Decision;
 use skep_base::{GroupResource, Key, TenantName};
 
@@ -156,26 +157,55 @@ pub fn authorize(
     tenant: Option<&TenantName>,
     path: &ResourcePath,
 ) -> Result<(), ApiError> {
-    let fields: &[FieldRequirement] = &[];
-    let attributes = Attributes {
-        user: &caller.user,
-        verb: path.action.as_str(),
-        resource_request: true,
-        group: &path.group,
-        version: &path.version,
-        resource: &path.resource,
-        subresource: &path.subresource,
-        namespace: &path.namespace,
-        name: &path.name,
-        path: "",
-        field_selector: fields,
-    };
+    let attributes = attributes_of(&caller.user, path);
     let decision = decide(app, caller, tenant, &attributes);
     if decision.is_allowed() {
         return Ok(());
     }
     let about = About { group: &path.group, resource: &path.resource, name: &path.name };
     Err(ApiError::forbidden(about, &forbidden_message(&attributes, "")))
+}
+
+fn attributes_of<'a>(user: &'a UserInfo, path: &'a ResourcePath) -> Attributes<'a> {
+    Attributes {
+        version: &path.version,
+        ..Attributes::resource(user, path.action.as_str(), &path.group, &path.resource)
+            .subresource(&path.subresource)
+            .in_namespace(&path.namespace)
+            .named(&path.name)
+    }
+}
+
+/// The caller as whoever the impersonation headers name, when there are any and the caller may.
+///
+/// # Errors
+/// 403 when they may not, 400 for headers that make no sense.
+pub fn impersonated(
+    app: &App,
+    caller: Caller,
+    tenant: Option<&TenantName>,
+    parts: &http::request::Parts,
+    target: &crate::request::Target,
+) -> Result<Caller, ApiError> {
+    if !parts.headers.keys().any(|k| k.as_str().starts_with("impersonate-")) {
+        return Ok(caller);
+    }
+    let headers = parts.headers.iter().filter_map(|(k, v)| Some((k.as_str(), v.to_str().ok()?)));
+    let bad = |e: ImpersonationError| match e {
+        ImpersonationError::Forbidden { group, resource, name, message } => {
+            ApiError::forbidden(About { group: &group, resource: &resource, name: &name }, &message)
+        }
+        other => ApiError::bad_request(other.to_string()),
+    };
+    let Some(wanted) = wanted_user(headers).map_err(bad)? else { return Ok(caller) };
+    let verb = parts.method.as_str().to_ascii_lowercase();
+    let request = match target {
+        crate::request::Target::Resource(path) => attributes_of(&caller.user, path),
+        crate::request::Target::NonResource(path) => Attributes::path(&caller.user, &verb, path),
+    };
+    let user = impersonate(&wanted, &request, |a| decide(app, &caller, tenant, a)).map_err(bad)?.user;
+    let identity = Arc::new(Identity { user: user.clone(), ..(*caller.identity).clone() });
+    Ok(Caller { identity, user: Arc::new(user) })
 }
 
 /// Whether the caller may do something, in a tenant or across all.

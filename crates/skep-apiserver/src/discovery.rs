@@ -32,12 +32,12 @@ pub fn wants_aggregated(headers: &HeaderMap) -> bool {
 type Versions<'a> = Vec<(String, Vec<&'a dyn DynKind>)>;
 
 /// Groups in the order of registration. `operator`: whether the tenant is the operator's, which alone has
-/// Skep's own groups for tenants and hosts.
+/// [some resources](operator_only).
 fn groups(app: &App, operator: bool) -> Vec<(String, Versions<'_>)> {
     let mut groups: Vec<(String, Versions<'_>)> = Vec::new();
     for kind in app.registry.iter() {
         let info = kind.info();
-        if !operator && operator_only(&info.group) {
+        if !operator && operator_only(&info.group, &info.plural) {
             continue;
         }
         let at = groups.iter().position(|(g, _)| *g == info.group).unwrap_or_else(|| {
@@ -56,10 +56,10 @@ fn groups(app: &App, operator: bool) -> Vec<(String, Versions<'_>)> {
     groups
 }
 
-/// Groups that only the operator's tenant has.
+/// Resources that only the operator's tenant has.
 #[must_use]
-pub fn operator_only(group: &str) -> bool {
-    group == "tenancy.skep.io"
+pub fn operator_only(group: &str, plural: &str) -> bool {
+    group == "tenancy.skep.io" && plural == "tenants"
 }
 
 /// Stable before beta before alpha, newer before older.

@@ -24,6 +24,7 @@ pub mod negotiate;
 pub mod objects;
 pub mod openapi;
 pub mod output;
+pub mod quota;
 pub mod reaper;
 pub mod request;
 pub mod rest;

@@ -56,7 +56,7 @@ fn group_versions(registry: &Registry, operator: bool) -> BTreeSet<(String, Stri
     registry
         .iter()
         .map(|k| k.info())
-        .filter(|i| operator || !crate::discovery::operator_only(&i.group))
+        .filter(|i| operator || !crate::discovery::operator_only(&i.group, &i.plural))
         .map(|i| (i.group.to_string(), i.version.to_string()))
         .collect()
 }

@@ -6,15 +6,13 @@
 
 use std::sync::Arc;
 
+use skep_api::tenancy::CONTENTS_FINALIZER;
 use skep_base::{Key, Scope, TenantName};
 use skep_store::{Expect, ListOptions, Op, Txn, Value};
 
 use crate::app::App;
 use crate::encode::new_value;
 use crate::follow::tenants_resource;
-
-/// Holds a tenant until everything in it is gone.
-pub const FINALIZER: &str = "tenancy.skep.io/content";
 
 /// Objects removed in one transaction: few enough that other writers do not notice.
 const CHUNK: usize = 256;
@@ -53,7 +51,7 @@ async fn clear_if_deleted(app: &Arc<App>, key: &Key, value: &Arc<Value>) {
         tracing::error!(%key, "a stored tenant cannot be read");
         return;
     };
-    let held = object.meta().finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == FINALIZER));
+    let held = object.meta().finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == CONTENTS_FINALIZER));
     if object.meta().deletion_timestamp.is_none() || !held {
         return;
     }
@@ -63,7 +61,7 @@ async fn clear_if_deleted(app: &Arc<App>, key: &Key, value: &Arc<Value>) {
         return;
     }
     let finalizers: Vec<String> =
-        object.meta().finalizers.iter().flatten().filter(|f| *f != FINALIZER).cloned().collect();
+        object.meta().finalizers.iter().flatten().filter(|f| *f != CONTENTS_FINALIZER).cloned().collect();
     let last = finalizers.is_empty();
     object.meta_mut().finalizers = (!last).then_some(finalizers);
     let expect = Expect::Revision(value.revision());

@@ -274,6 +274,7 @@ async fn handle(
     let now = Timestamp::now();
     let caller = auth::authenticate(app, &parts.headers, certificate.as_ref(), &route.view, now)?;
     let tenant = auth::tenant_of(app, &caller, &route.view)?;
+    let caller = auth::impersonated(app, caller, tenant.as_ref(), &parts, &route.target)?;
     {
         let mut seen = seen.lock();
         seen.user.clone_from(&caller.user.name);
@@ -290,7 +291,7 @@ async fn handle(
         Target::Resource(path) => path,
     };
     let operator = tenant.as_ref().is_none_or(skep_base::TenantName::is_system);
-    if discovery::operator_only(&path.group) && !operator {
+    if discovery::operator_only(&path.group, &path.resource) && !operator {
         return Err(ApiError::no_such_path());
     }
     let kind = app.kind(&path.group, &path.version, &path.resource).cloned();

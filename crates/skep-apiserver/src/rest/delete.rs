@@ -5,6 +5,7 @@ use futures::StreamExt;
 use http::Response;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Time};
+use skep_api::tenancy::{Tenant, TenantPhase};
 use skep_api::{DynKind, Object};
 use skep_base::{Key, Revision};
 use skep_store::{Expect, Op};
@@ -249,7 +250,7 @@ async fn delete_key(call: &Call, key: &Key, deletion: &Deletion) -> Result<Outco
                         admission::charges(r, None)
                     })?;
                 call.app
-                    .remove(call.kind.as_ref(), key, stored.revision(), old.as_ref(), charges)
+                    .remove(key, stored.revision(), charges)
                     .await
                     .map(|()| Outcome::Gone(Item { tenant: key.tenant.clone(), value: stored.clone() }))
             }
@@ -262,7 +263,7 @@ async fn delete_key(call: &Call, key: &Key, deletion: &Deletion) -> Result<Outco
                     ttl_s: call.kind.info().ttl_s,
                 };
                 call.app
-                    .commit(&key.tenant, put, Vec::new(), crate::app::Charges::default())
+                    .commit(put, Vec::new(), crate::app::Charges::default())
                     .await
                     .map(|value| Outcome::Pending(Item { tenant: key.tenant.clone(), value }))
             }
@@ -326,6 +327,9 @@ fn plan(old: &dyn Object, deletion: &Deletion, now: jiff::Timestamp) -> Result<P
     if meta.generation.is_some_and(|g| g > 0) {
         meta.generation = meta.generation.map(|g| g + 1);
     }
+    if let Some(tenant) = new.downcast_mut::<Tenant>() {
+        tenant.status.get_or_insert_default().phase = Some(TenantPhase::Terminating);
+    }
     if let Some(namespace) = new.downcast_mut::<Namespace>() {
         namespace.status.get_or_insert_with(NamespaceStatus::default).phase = Some("Terminating".to_owned());
     }
@@ -360,8 +364,7 @@ fn set_propagation(meta: &mut ObjectMeta, propagation: Option<Propagation>) {
 
 /// Whether an update takes away the last thing that kept a deleted object.
 #[must_use]
-pub fn is_finished(kind: &dyn DynKind, old: &dyn Object, new: &dyn Object) -> bool {
-    let _ = kind;
+pub fn is_finished(old: &dyn Object, new: &dyn Object) -> bool {
     let (old_meta, meta) = (old.meta(), new.meta());
     if old_meta.deletion_timestamp.is_none() || meta.finalizers.as_ref().is_some_and(|f| !f.is_empty()) {
         return false;

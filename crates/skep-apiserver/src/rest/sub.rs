@@ -192,7 +192,7 @@ pub async fn bind(call: &Call, name: &str, binding: Binding) -> Result<Response<
         }
         let put =
             Op::Put { key: key.clone(), value, expect: Expect::Revision(stored.revision()), ttl_s: None };
-        match call.app.commit(&key.tenant, put, Vec::new(), Charges::default()).await {
+        match call.app.commit(put, Vec::new(), Charges::default()).await {
             Ok(_) => break,
             Err(WriteError::Conflict { .. }) if attempt < write::MAX_ATTEMPTS => {}
             Err(WriteError::Conflict { .. }) => return Err(ApiError::modified(about)),
@@ -328,7 +328,7 @@ async fn spend_disruption(call: &Call, pod: &Pod) -> Result<(), ApiError> {
         let budget = kind.decode_stored(&json).map_err(ApiError::internal)?;
         let value = call.app.new_value(kind.as_ref(), budget.as_ref())?;
         let put = Op::Put { key, value, expect: Expect::Revision(revision), ttl_s: None };
-        match call.app.commit(tenant, put, Vec::new(), Charges::default()).await {
+        match call.app.commit(put, Vec::new(), Charges::default()).await {
             Ok(_) => return Ok(()),
             Err(WriteError::Conflict { .. }) if attempt < write::MAX_ATTEMPTS => {}
             Err(WriteError::Conflict { .. }) => return Err(refused("too many evictions at once".to_owned())),

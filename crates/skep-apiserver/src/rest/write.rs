@@ -253,7 +253,7 @@ async fn create_named(
     let ttl_s = kind.info().ttl_s;
     let ops = call.app.companions(kind.as_ref(), object.as_ref(), call.now)?;
     let put = Op::Put { key: key.clone(), value, expect: Expect::Absent, ttl_s };
-    match call.app.commit(tenant, put, ops, charges).await {
+    match call.app.commit(put, ops, charges).await {
         Ok(value) => Ok(Item { tenant: key.tenant, value }),
         Err(WriteError::Conflict { .. }) => Err(ApiError::already_exists(About::object(kind.info(), name))),
         Err(WriteError::Refused(e)) => Err(e),
@@ -444,7 +444,7 @@ async fn store_update(
             admission::charges(r, Some(new.as_ref()))
         })
         .map_err(refuse)?;
-    if delete::is_finished(kind.as_ref(), old, new.as_ref()) {
+    if delete::is_finished(old, new.as_ref()) {
         // The last finalizer is gone: this write is the deletion.
         return finish_deletion(call, key, stored, old, new).await;
     }
@@ -462,7 +462,7 @@ async fn store_update(
         expect: Expect::Revision(stored.revision()),
         ttl_s: kind.info().ttl_s,
     };
-    let value = call.app.commit(&key.tenant, put, Vec::new(), charges).await?;
+    let value = call.app.commit(put, Vec::new(), charges).await?;
     Ok(Item { tenant: key.tenant.clone(), value })
 }
 
@@ -479,7 +479,7 @@ async fn finish_deletion(
         let charges: Charges = call
             .review(&key.tenant, &key.name, Operation::Delete, Some(old), |r| admission::charges(r, None))
             .map_err(WriteError::Refused)?;
-        call.app.remove(call.kind.as_ref(), key, stored.revision(), old, charges).await?;
+        call.app.remove(key, stored.revision(), charges).await?;
     }
     Ok(item)
 }
