@@ -12,20 +12,35 @@
 //! NodeRestriction.
 
 mod amounts;
+mod certificates;
+mod ingress;
+mod limit_ranger;
 mod namespace;
 #[cfg(test)]
 mod namespace_tests;
+mod node_restriction;
+mod pod_security;
 mod pods;
+mod priority;
 mod quota;
 mod refusal;
+mod resize;
 mod review;
+mod runtime_class;
 mod service_account;
 #[cfg(test)]
 mod service_account_tests;
+mod storage;
+mod taints;
 #[cfg(test)]
 mod testing;
+mod topology;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{Binding, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use skep_api::Object;
 
 pub use quota::{
@@ -36,13 +51,38 @@ pub use review::{Attributes, Lookup, Operation, Review, Stored};
 
 /// Changes an object that is about to be created or updated; before it is prepared and validated.
 ///
+/// The body of a subresource that is not the object itself (`Binding`, `Eviction`, `TokenRequest`) is handed
+/// over as it is, with the kind and name of the object that it is about.
+///
 /// # Errors
 /// When a plugin refuses the write.
 pub fn mutate(review: &Review<'_>, object: &mut dyn Object) -> Result<(), Refusal> {
     namespace::admit(review)?;
-    let object = object.as_any_mut();
-    if let Some(pod) = object.downcast_mut::<Pod>() {
+    let any = object.as_any_mut();
+    if let Some(pod) = any.downcast_mut::<Pod>() {
+        limit_ranger::mutate_pod(review, pod)?;
         service_account::mutate(review, pod)?;
+    }
+    node_restriction::admit(review, Some(object))?;
+    let any = object.as_any_mut();
+    if let Some(pod) = any.downcast_mut::<Pod>() {
+        priority::mutate_pod(review, pod)?;
+        taints::set_tolerations(review, pod);
+        runtime_class::mutate(review, pod)?;
+        topology::mutate_pod(review, pod)?;
+    } else if let Some(node) = any.downcast_mut::<Node>() {
+        taints::taint(review, node);
+    } else if let Some(claim) = any.downcast_mut::<PersistentVolumeClaim>() {
+        storage::set_class(review, claim)?;
+        storage::protect(review, &mut claim.metadata, storage::CLAIM_FINALIZER);
+    } else if let Some(volume) = any.downcast_mut::<PersistentVolume>() {
+        storage::protect(review, &mut volume.metadata, storage::VOLUME_FINALIZER);
+    } else if let Some(class) = any.downcast_mut::<VolumeAttributesClass>() {
+        storage::protect(review, &mut class.metadata, storage::ATTRIBUTES_CLASS_FINALIZER);
+    } else if let Some(ingress) = any.downcast_mut::<Ingress>() {
+        ingress::set_class(review, ingress)?;
+    } else if let Some(binding) = any.downcast_mut::<Binding>() {
+        topology::mutate_binding(review, binding)?;
     }
     Ok(())
 }
@@ -53,11 +93,25 @@ pub fn mutate(review: &Review<'_>, object: &mut dyn Object) -> Result<(), Refusa
 /// When a plugin refuses the write.
 pub fn validate(review: &Review<'_>, object: Option<&dyn Object>) -> Result<(), Refusal> {
     let Some(object) = object else {
-        return namespace::admit(review);
+        namespace::admit(review)?;
+        return node_restriction::admit(review, None);
     };
-    let object = object.as_any();
-    if let Some(pod) = object.downcast_ref::<Pod>() {
+    let any = object.as_any();
+    if let Some(pod) = any.downcast_ref::<Pod>() {
+        limit_ranger::validate_pod(review, pod)?;
         service_account::validate(review, pod)?;
+        pod_security::validate(review, any)?;
+        runtime_class::validate(review, pod)?;
+        resize::validate(review, pod)?;
+    } else if let Some(claim) = any.downcast_ref::<PersistentVolumeClaim>() {
+        limit_ranger::validate_claim(review, claim)?;
+        storage::validate_resize(review, claim)?;
+    } else if let Some(class) = any.downcast_ref::<PriorityClass>() {
+        priority::validate_class(review, class)?;
+    } else if let Some(request) = any.downcast_ref::<CertificateSigningRequest>() {
+        certificates::validate(review, request)?;
+    } else {
+        pod_security::validate(review, any)?;
     }
     Ok(())
 }

@@ -55,6 +55,29 @@ fn volume_has_secret(v: &Volume) -> bool {
             .any(|s| some(s.secret.as_ref().map(|s| s.name.as_str())))
 }
 
+/// Whether the pod refers to any config map, in whatever way.
+pub(crate) fn references_config_maps(spec: &PodSpec) -> bool {
+    let named = |n: &str| !n.is_empty();
+    let env = |env: Option<&Vec<EnvVar>>, from: Option<&Vec<EnvFromSource>>| {
+        from.into_iter().flatten().filter_map(|e| e.config_map_ref.as_ref()).any(|r| named(&r.name))
+            || env
+                .into_iter()
+                .flatten()
+                .filter_map(|e| e.value_from.as_ref()?.config_map_key_ref.as_ref())
+                .any(|r| named(&r.name))
+    };
+    spec.containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .any(|c| env(c.env.as_ref(), c.env_from.as_ref()))
+        || spec.ephemeral_containers.iter().flatten().any(|c| env(c.env.as_ref(), c.env_from.as_ref()))
+        || spec.volumes.iter().flatten().any(|v| {
+            let projected = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
+            v.config_map.as_ref().is_some_and(|m| named(&m.name))
+                || projected.filter_map(|s| s.config_map.as_ref()).any(|m| named(&m.name))
+        })
+}
+
 /// Whether a container keeps running beside those that follow it.
 pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")

@@ -50,7 +50,9 @@ pub struct Attributes<'a> {
     pub group: &'a str,
     /// The resource.
     pub resource: &'a str,
-    /// The name; `*` is a name of its own here.
+    /// The namespace; empty for cluster-scoped resources.
+    pub namespace: &'a str,
+    /// The name, which may be `DOMAIN/*` for signers.
     pub name: &'a str,
 }
 
@@ -145,6 +147,9 @@ resources! {
     NAMESPACES = "", "namespaces";
     NODES = "", "nodes";
     PODS = "", "pods";
+    CLAIMS = "", "persistentvolumeclaims";
+    VOLUMES = "", "persistentvolumes";
+    CSI_DRIVERS = "storage.k8s.io", "csidrivers";
     SERVICE_ACCOUNTS = "", "serviceaccounts";
     RESOURCE_QUOTAS = "", "resourcequotas";
     LIMIT_RANGES = "", "limitranges";

@@ -17,10 +17,8 @@ const ONE: Quantity = Quantity::new(1, skep_base::quantity::Format::DecimalSi);
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
-/// Everything that the tenant stores, for the tenant's quota.
-pub(crate) const OBJECTS: &str = "objects";
-/// The tenant quota's short name for `requests.storage`.
-pub(crate) const STORAGE: &str = "storage";
+/// Everything that the tenant stores: only in the tenant's quota.
+pub(crate) const OBJECTS: &str = skep_api::tenancy::TenantResource::Objects.as_str();
 
 /// What a quota's hard limit of these makes every container say; nothing else is ever demanded.
 const DEMANDED: [&str; 6] =
@@ -47,7 +45,7 @@ impl Class {
 
     /// Whether a quota's limit of a name is about objects of this class. `count` is `count/RESOURCE`.
     pub(crate) fn matches(self, name: &str, count: &str, alias: Option<&str>) -> bool {
-        if name == count || name == OBJECTS {
+        if name == count {
             return true;
         }
         match self {
@@ -66,7 +64,7 @@ impl Class {
             Class::Service => matches!(name, "services" | "services.nodeports" | "services.loadbalancers"),
             Class::Claim => {
                 let own = |n: &str| matches!(n, "persistentvolumeclaims" | "requests.storage");
-                own(name) || name == STORAGE || name.split_once(CLASS_SUFFIX).is_some_and(|(_, n)| own(n))
+                own(name) || name.split_once(CLASS_SUFFIX).is_some_and(|(_, n)| own(n))
             }
             Class::Other => alias == Some(name),
         }
@@ -344,7 +342,6 @@ fn claim(claim: &PersistentVolumeClaim, usage: &mut Amounts) -> Facts {
             storage = Quantity::new(storage.value(), storage.format());
         }
         usage.insert("requests.storage".to_owned(), storage);
-        usage.insert(STORAGE.to_owned(), storage);
         if !class.is_empty() {
             usage.insert(format!("{class}{CLASS_SUFFIX}requests.storage"), storage);
         }

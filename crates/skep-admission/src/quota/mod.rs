@@ -21,7 +21,7 @@ use skep_base::{GroupResource, Key, Quantity};
 use crate::amounts::{self, WrittenAmounts};
 use crate::refusal::Refusal;
 use crate::review::{Operation, RESOURCE_QUOTAS, Review, decode};
-use measure::{Class, Measure};
+use measure::{Class, Measure, OBJECTS};
 
 /// What a write takes from quotas or gives back to them. Empty, without any allocation, for a write that no
 /// quota is about: then there is nothing to settle.
@@ -71,6 +71,15 @@ pub enum Account {
     Namespace(Box<ResourceQuota>),
     /// Of the tenant; only `status.used` has changed.
     Tenant(Box<TenantUsage>),
+}
+
+impl From<Account> for Box<dyn Object> {
+    fn from(account: Account) -> Box<dyn Object> {
+        match account {
+            Account::Namespace(quota) => quota,
+            Account::Tenant(usage) => usage,
+        }
+    }
 }
 
 /// Kinds that are not stored, or come and go by themselves without anybody's write, and so cannot be counted.
@@ -180,6 +189,13 @@ pub fn settle<J: AsRef<[u8]>>(
     Ok(settled)
 }
 
+/// What a quota is the quota of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bounds {
+    Namespace,
+    Tenant,
+}
+
 /// All scopes of a quota, as selectors.
 fn scopes(spec: Option<&ResourceQuotaSpec>) -> Vec<ScopedResourceSelectorRequirement> {
     let Some(spec) = spec else { return Vec::new() };
@@ -193,7 +209,10 @@ fn scopes(spec: Option<&ResourceQuotaSpec>) -> Vec<ScopedResourceSelectorRequire
 }
 
 impl Change {
-    fn matches(&self, name: &str) -> bool {
+    fn matches(&self, name: &str, bounds: Bounds) -> bool {
+        if name == OBJECTS {
+            return bounds == Bounds::Tenant;
+        }
         self.class.matches(name, &self.count, measure::alias(self.resource.group(), self.resource.resource()))
     }
 
@@ -218,14 +237,14 @@ impl Change {
         {
             return Err(self.forbid(&format!("failed quota: {name}: {unsaid}")));
         }
-        self.apply(name, hard, used, before, after)
+        self.apply(name, hard, used, before, after, Bounds::Namespace)
     }
 
     /// The new usage of the tenant; `None` when it does not change. Nothing is demanded of pods here: what
     /// does not ask for cpu gets what its machine has left, and machines are charged for.
     fn apply_to_tenant(&self, usage: &TenantUsage) -> Result<Option<WrittenAmounts>, Refusal> {
         let (before, after) = (self.before.as_ref(), self.after.as_ref());
-        self.apply(TenantUsage::NAME, &usage.spec.hard, &usage.status.used, before, after)
+        self.apply(TenantUsage::NAME, &usage.spec.hard, &usage.status.used, before, after, Bounds::Tenant)
     }
 
     fn apply(
@@ -235,13 +254,15 @@ impl Change {
         used: &WrittenAmounts,
         before: Option<&Measure>,
         after: Option<&Measure>,
+        bounds: Bounds,
     ) -> Result<Option<WrittenAmounts>, Refusal> {
         let takes = |m: Option<&Measure>, name: &str| {
             m.and_then(|m| m.usage.get(name)).copied().unwrap_or(Quantity::ZERO)
         };
         let refusing = self.enforced && after.is_some();
-        if refusing && hard.keys().any(|n| self.matches(n) && !used.contains_key(n)) {
-            let names: Vec<&str> = hard.keys().map(String::as_str).filter(|n| self.matches(n)).collect();
+        if refusing && hard.keys().any(|n| self.matches(n, bounds) && !used.contains_key(n)) {
+            let names: Vec<&str> =
+                hard.keys().map(String::as_str).filter(|n| self.matches(n, bounds)).collect();
             return Err(
                 self.forbid(&format!("status unknown for quota: {quota}, resources: {}", names.join(",")))
             );
@@ -249,7 +270,9 @@ impl Change {
         let mut new: Option<WrittenAmounts> = None;
         let mut exceeded: Vec<(&str, Quantity, Quantity, Quantity)> = Vec::new();
         for (name, limit) in hard {
-            let Some(now) = used.get(name).map(amounts::parse) else { continue };
+            let Some(now) = used.get(name).filter(|_| self.matches(name, bounds)).map(amounts::parse) else {
+                continue;
+            };
             let delta = takes(after, name) - takes(before, name);
             if delta.is_zero() {
                 continue;

@@ -4,7 +4,8 @@ use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus, ScopedResou
 use skep_api::Object;
 use skep_base::{GroupResource, Quantity};
 
-use super::measure::{self, Class, Measure, OBJECTS, STORAGE};
+use super::Bounds;
+use super::measure::{self, Class, Measure, OBJECTS};
 use super::usage::{TenantUsage, TenantUsageStatus};
 use crate::amounts::{self, Amounts, WrittenAmounts};
 
@@ -27,26 +28,27 @@ use crate::amounts::{self, Amounts, WrittenAmounts};
 pub struct Recount {
     hard: WrittenAmounts,
     scopes: Vec<ScopedResourceSelectorRequirement>,
+    bounds: Bounds,
     used: Amounts,
 }
 
 impl Recount {
-    fn new(hard: WrittenAmounts, scopes: Vec<ScopedResourceSelectorRequirement>) -> Recount {
+    fn new(hard: WrittenAmounts, scopes: Vec<ScopedResourceSelectorRequirement>, bounds: Bounds) -> Recount {
         let used = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
-        Recount { hard, scopes, used }
+        Recount { hard, scopes, bounds, used }
     }
 
     /// For the limits and scopes of a quota's spec.
     #[must_use]
     pub fn of_quota(quota: &ResourceQuota) -> Recount {
         let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
-        Recount::new(hard, super::scopes(quota.spec.as_ref()))
+        Recount::new(hard, super::scopes(quota.spec.as_ref()), Bounds::Namespace)
     }
 
     /// For the limits of a tenant.
     #[must_use]
     pub fn of_tenant(usage: &TenantUsage) -> Recount {
-        Recount::new(usage.spec.hard.clone(), Vec::new())
+        Recount::new(usage.spec.hard.clone(), Vec::new(), Bounds::Tenant)
     }
 
     /// The resources whose objects count; `None` when those of all resources do.
@@ -55,7 +57,10 @@ impl Recount {
         let mut found = Vec::new();
         for name in self.hard.keys() {
             if name == OBJECTS {
-                return None;
+                match self.bounds {
+                    Bounds::Tenant => return None,
+                    Bounds::Namespace => continue,
+                }
             }
             let resource = match name.strip_prefix("count/") {
                 Some(counted) => {
@@ -64,7 +69,7 @@ impl Recount {
                 }
                 None if measure::alias("", name).is_some() => GroupResource::new("", name),
                 None if Class::Service.matches(name, "", None) => GroupResource::new("", "services"),
-                None if name == STORAGE || Class::Claim.matches(name, "", None) => {
+                None if Class::Claim.matches(name, "", None) => {
                     GroupResource::new("", "persistentvolumeclaims")
                 }
                 None if Class::Pod.matches(name, "", None) => GroupResource::new("", "pods"),
@@ -88,7 +93,9 @@ impl Recount {
         let measure = Measure::of(class, resource, object.as_any());
         if self.scopes.iter().all(|scope| measure.is_in(scope)) {
             for (name, sum) in &mut self.used {
-                if let Some(quantity) = measure.usage.get(name) {
+                if let Some(quantity) =
+                    measure.usage.get(name).filter(|_| name != OBJECTS || self.bounds == Bounds::Tenant)
+                {
                     *sum += *quantity;
                 }
             }

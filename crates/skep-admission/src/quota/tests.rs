@@ -345,15 +345,18 @@ fn tenant_world(hard: Value, used: Value) -> World {
 #[test]
 fn the_tenants_quota_covers_everything_it_has() {
     let request = Request::create(tenant_world(
-        json!({"cpu": "1", "objects": "10", "bandwidth": "1G"}),
-        json!({"cpu": "0", "objects": "9", "bandwidth": "0"}),
+        json!({"requests.cpu": "1", "count/objects": "10", "bandwidth": "1G"}),
+        json!({"requests.cpu": "0", "count/objects": "9", "bandwidth": "0"}),
     ));
     let map = json!({"metadata": {"name": "x"}});
     let settled = run::<ConfigMap>(&request, None, Some(&map)).unwrap();
-    assert_eq!(settled, [("tenant".to_owned(), json!({"cpu": "0", "objects": "10", "bandwidth": "0"}))]);
+    assert_eq!(
+        settled,
+        [("tenant".to_owned(), json!({"requests.cpu": "0", "count/objects": "10", "bandwidth": "0"}))]
+    );
     assert_eq!(
         run::<Pod>(&request, None, Some(&pod(json!({"cpu": "2"}), json!({})))).unwrap_err(),
-        "pods \"x\" is forbidden: exceeded quota: tenant, requested: cpu=2, used: cpu=0, limited: cpu=1"
+        "pods \"x\" is forbidden: exceeded quota: tenant, requested: requests.cpu=2, used: requests.cpu=0, limited: requests.cpu=1"
     );
     // Cluster-scoped objects count, and no figures are demanded.
     let node = json!({"metadata": {"name": "x"}});
@@ -404,8 +407,8 @@ proptest! {
         world.put("", "resourcequotas", &quota("all", all, json!({"pods": "0", "requests.cpu": "0", "count/pods": "0"})));
         world.put("", "resourcequotas", &quota("classed", classed, json!({"pods": "0"})));
         world.put("", "resourcequotas", &quota("short", short, json!({"requests.cpu": "0"})));
-        let usage = json!({"metadata": {"name": "tenant"}, "spec": {"hard": {"objects": "5", "cpu": "2"}},
-            "status": {"used": {"objects": "0", "cpu": "0"}}});
+        let usage = json!({"metadata": {"name": "tenant"}, "spec": {"hard": {"count/objects": "5", "requests.cpu": "2"}},
+            "status": {"used": {"count/objects": "0", "requests.cpu": "0"}}});
         world.put("tenancy.skep.io", "tenantusages", &usage.to_string());
         let mut request = Request::create(world);
         let mut pods: BTreeMap<usize, Value> = BTreeMap::new();
@@ -507,7 +510,13 @@ fn the_resources_that_a_recount_needs() {
     found.sort();
     want.sort();
     assert_eq!(found, want);
-    assert_eq!(of(json!({"objects": "1", "pods": "1"})), None);
+    assert_eq!(of(json!({"count/objects": "1"})).unwrap(), [""; 0]);
+    let tenant =
+        json!({"metadata": {"name": "acme"}, "spec": {"quota": {"count/objects": "1", "pods": "1"}}});
+    let usage = TenantUsage::granted(&serde_json::from_value(tenant).unwrap()).unwrap();
+    assert_eq!(Recount::of_tenant(&usage).resources(), None);
+    let free = json!({"metadata": {"name": "acme"}, "spec": {"quota": {}}});
+    assert!(TenantUsage::granted(&serde_json::from_value(free).unwrap()).is_none());
 }
 
 #[test]

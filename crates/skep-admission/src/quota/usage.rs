@@ -8,6 +8,7 @@ use k8s_openapi::{ClusterResourceScope, ListableResource, Metadata, Resource};
 use schemars::JsonSchema;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
+use skep_api::tenancy::Tenant;
 use skep_api::{Context, Errors, Kind, KindInfo, Verb};
 use skep_base::{Key, TenantName};
 
@@ -34,7 +35,7 @@ pub struct TenantUsage {
 /// What the operator allows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantUsageSpec {
-    /// Limits, under the names that resource quotas use, and `objects` and `storage`.
+    /// Limits, under the keys of `spec.quota` of the `Tenant`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hard: BTreeMap<String, Quantity>,
 }
@@ -50,6 +51,15 @@ pub struct TenantUsageStatus {
 impl TenantUsage {
     /// The name of the one object.
     pub const NAME: &'static str = "tenant";
+
+    /// The object for what the operator grants a tenant, with nothing used yet (see
+    /// [`Recount`](crate::Recount)); `None` when nothing is limited.
+    #[must_use]
+    pub fn granted(tenant: &Tenant) -> Option<TenantUsage> {
+        let hard = tenant.spec.quota.clone().filter(|q| !q.is_empty())?;
+        let metadata = ObjectMeta { name: Some(Self::NAME.to_owned()), ..ObjectMeta::default() };
+        Some(TenantUsage { metadata, spec: TenantUsageSpec { hard }, status: TenantUsageStatus::default() })
+    }
 
     /// Where a tenant's object is.
     #[must_use]
