@@ -18,7 +18,7 @@ use skep_base::TenantName;
 
 use crate::context::Context;
 use crate::field::{Errors, Path};
-use crate::kind::{Fields, Kind, KindInfo, NameRule};
+use crate::kind::{Fields, Kind, KindInfo, NameRule, Subresource, Verb};
 use crate::meta;
 use crate::registry::Registry;
 use crate::table::{Cell, Column};
@@ -303,7 +303,18 @@ impl JsonSchema for Tenant {
 
 impl Kind for Tenant {
     fn info() -> KindInfo {
-        KindInfo::of::<Tenant>().short("tn").names(NameRule::Label).status().select("status.phase")
+        KindInfo::of::<Tenant>()
+            .short("tn")
+            .names(NameRule::Label)
+            .status()
+            .sub(Subresource {
+                name: "kubeconfig",
+                group: GROUP,
+                version: "v1",
+                kind: "TenantKubeconfig",
+                verbs: Verb::CREATE,
+            })
+            .select("status.phase")
     }
 
     fn set_defaults(&mut self) {

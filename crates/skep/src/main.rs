@@ -4,6 +4,7 @@
 //! **Tasks.** Those of the role that it runs. **Must not know.** How a role does its work.
 
 mod apiserver;
+mod tenant;
 
 use clap::{Parser, Subcommand};
 
@@ -27,6 +28,8 @@ struct Cli {
 enum Command {
     /// Runs the API server with the embedded store.
     Apiserver(apiserver::Options),
+    /// Makes, lists and deletes tenants.
+    Tenant(tenant::Options),
 }
 
 fn main() -> std::process::ExitCode {
@@ -41,6 +44,7 @@ fn main() -> std::process::ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Apiserver(options) => apiserver::run(options),
+        Command::Tenant(options) => tenant::run(options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

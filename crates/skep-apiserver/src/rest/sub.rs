@@ -33,6 +33,7 @@ pub async fn serve(call: Call, body: Bytes) -> Result<Response<Body>, ApiError> 
         ("binding", Action::Create) => binding(&call, &body).await,
         ("eviction", Action::Create) => eviction(&call, &body).await,
         ("token", Action::Create) => token(&call, &body),
+        ("kubeconfig", Action::Create) => kubeconfig(&call, &body),
         ("log" | "exec" | "attach" | "portforward" | "proxy", _) => stream(&call),
         (_, Action::Get) => read::get(&call),
         (_, Action::Update) => write::update(&call, body).await,
@@ -414,4 +415,65 @@ fn stream(call: &Call) -> Result<Response<Body>, ApiError> {
         "no agent is connected for node {node:?}: {} cannot be served; look at the node's conditions",
         call.path.subresource
     )))
+}
+
+/// What a kubeconfig is asked for with.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct TenantKubeconfig {
+    spec: TenantKubeconfigSpec,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct TenantKubeconfigSpec {
+    user: String,
+    groups: Vec<String>,
+    expiration_seconds: Option<i64>,
+}
+
+/// How long a credential is good for when nothing is said, and at most.
+const DEFAULT_CREDENTIAL_S: i64 = 365 * 86_400;
+const MAX_CREDENTIAL_S: i64 = 10 * 365 * 86_400;
+
+/// `POST tenants/NAME/kubeconfig`: a new credential for a tenant's user.
+fn kubeconfig(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
+    let request: TenantKubeconfig = if body.is_empty() {
+        TenantKubeconfig::default()
+    } else {
+        read_body(call, body, "TenantKubeconfig")?
+    };
+    let about = call.about();
+    let name = skep_base::TenantName::new(&call.path.name).map_err(|_| ApiError::not_found(about))?;
+    let tenant =
+        call.app.tenants.get(&name).filter(|t| !t.closed).ok_or_else(|| ApiError::not_found(about))?;
+    let spec = request.spec;
+    let seconds = spec.expiration_seconds.unwrap_or(DEFAULT_CREDENTIAL_S);
+    if !(60..=MAX_CREDENTIAL_S).contains(&seconds) {
+        return Err(ApiError::bad_request(format!(
+            "spec.expirationSeconds: {seconds} is not between 60 and {MAX_CREDENTIAL_S}"
+        )));
+    }
+    let user = if spec.user.is_empty() { "admin" } else { &spec.user };
+    let groups =
+        if spec.groups.is_empty() { vec![skep_auth::groups::MASTERS.to_owned()] } else { spec.groups };
+    let yaml = call
+        .app
+        .pki
+        .tenant_kubeconfig(
+            &call.app.config.base_url,
+            (&name, &tenant.uid_text),
+            user,
+            &groups,
+            jiff::SignedDuration::from_secs(seconds),
+            call.now,
+        )
+        .map_err(ApiError::internal)?
+        .to_yaml()
+        .map_err(ApiError::internal)?;
+    let answer = serde_json::json!({
+        "kind": "TenantKubeconfig", "apiVersion": "tenancy.skep.io/v1", "metadata": {"name": name.as_str()},
+        "status": {"kubeconfig": yaml},
+    });
+    call.respond(201, "application/json", answer.to_string().into_bytes().into())
 }
