@@ -15,10 +15,16 @@ mod amounts;
 mod certificates;
 mod ingress;
 mod limit_ranger;
+#[cfg(test)]
+mod limit_ranger_tests;
 mod namespace;
 #[cfg(test)]
 mod namespace_tests;
 mod node_restriction;
+#[cfg(test)]
+mod node_restriction_tests;
+#[cfg(test)]
+mod plugin_tests;
 mod pod_security;
 mod pods;
 mod priority;
