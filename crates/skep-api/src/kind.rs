@@ -148,6 +148,9 @@ pub struct KindInfo {
     pub ttl_s: Option<u32>,
     /// What clients are warned of on every request, reads included: `v1 Endpoints is deprecated in v1.33+; …`.
     pub deprecated: Option<&'static str>,
+    /// Whether a delete that says nothing of dependents leaves them: what old clients expect of a few
+    /// workloads.
+    pub orphans_dependents: bool,
 }
 
 impl KindInfo {
@@ -176,6 +179,7 @@ impl KindInfo {
             unconditional_update: true,
             ttl_s: None,
             deprecated: None,
+            orphans_dependents: false,
         }
     }
 
@@ -262,6 +266,13 @@ impl KindInfo {
     #[must_use]
     pub fn deprecated(mut self, warning: &'static str) -> KindInfo {
         self.deprecated = Some(warning);
+        self
+    }
+
+    /// A delete that says nothing of dependents leaves them.
+    #[must_use]
+    pub fn orphans_dependents(mut self) -> KindInfo {
+        self.orphans_dependents = true;
         self
     }
 

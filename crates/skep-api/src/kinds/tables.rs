@@ -10,7 +10,8 @@ use crate::kind::Kind;
 /// The object, with its defaults.
 pub(crate) fn object<T: Kind>(json: &Value) -> T {
     let mut unknown = Vec::new();
-    let mut object: T = crate::codec::decode(json.to_string().as_bytes(), |path| unknown.push(path)).unwrap();
+    let mut object: T =
+        crate::codec::decode(json.to_string().as_bytes(), |path| unknown.push(path.to_string())).unwrap();
     assert!(unknown.is_empty(), "{}: unknown fields {unknown:?}", T::KIND);
     object.set_defaults();
     object

@@ -3,10 +3,15 @@
 mod component_status;
 mod config_map;
 mod endpoints;
+mod go_diff;
 mod limit_range;
 pub mod namespace;
 mod node;
+mod node_labels;
+mod persistent_volume;
+pub mod persistent_volume_claim;
 pub mod pod;
+mod replication_controller;
 mod resource_quota;
 pub(crate) mod resources;
 mod secret;
@@ -38,8 +43,11 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<v1::LimitRange>();
     registry.add::<v1::Namespace>();
     registry.add::<v1::Node>();
+    registry.add::<v1::PersistentVolume>();
+    registry.add::<v1::PersistentVolumeClaim>();
     registry.add::<v1::Pod>();
     registry.add::<v1::PodTemplate>();
+    registry.add::<v1::ReplicationController>();
     registry.add::<v1::ResourceQuota>();
     registry.add::<v1::Secret>();
     registry.add::<v1::Service>();

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use crate::field::{Errors, Path};
 use crate::meta;
 use crate::meta::format::{masked, parse_cidr_sloppy, parse_ip_sloppy};
@@ -119,6 +122,11 @@ pub(super) fn cidr_warnings(text: &str, path: &Path<'_>, warnings: &mut Vec<Stri
             "{path}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format (\"{canonical}\")"
         ));
     }
+}
+
+/// A time as the API has it: to the second.
+pub(super) fn seconds(now: Timestamp) -> Time {
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
 /// `a=1,b=2`, or `<none>`.

@@ -29,7 +29,7 @@ mod strategy;
 mod template;
 mod update;
 mod view;
-mod volumes;
+pub(in crate::kinds::core) mod volumes;
 mod warnings;
 
 use jiff::Timestamp;

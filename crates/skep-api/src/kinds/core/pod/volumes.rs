@@ -1,5 +1,7 @@
 //! Volumes: one source each, and what each source needs.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{
     AzureDiskVolumeSource, CSIVolumeSource, DownwardAPIVolumeFile, EphemeralVolumeSource, FCVolumeSource,
     FlexVolumeSource, FlockerVolumeSource, HostPathVolumeSource, ISCSIVolumeSource, ImageVolumeSource,
@@ -219,14 +221,22 @@ fn validate_source(
     }
 }
 
-fn validate_partition(partition: Option<i32>, path: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds::core) fn validate_partition(
+    partition: Option<i32>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let partition = partition.unwrap_or(0);
     if !(0..=255).contains(&partition) {
         errors.invalid(&path.child("partition"), partition, "must be between 1 and 255, inclusive");
     }
 }
 
-fn validate_host_path(source: &HostPathVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds::core) fn validate_host_path(
+    source: &HostPathVolumeSource,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     if source.path.is_empty() {
         errors.required(&path.child("path"), "");
         return;
@@ -252,7 +262,7 @@ fn validate_key_to_path(item: &KeyToPath, path: &Path<'_>, errors: &mut Errors) 
 }
 
 /// Whether an initiator or target name has the form of its kind; `None` when it is of no kind.
-fn iscsi_name_ok(iqn: &str) -> Option<bool> {
+pub(in crate::kinds::core) fn iscsi_name_ok(iqn: &str) -> Option<bool> {
     let hex = |rest: &str, len: usize| {
         // One separator of any sort, then that many letters and digits.
         let mut chars = rest.chars();
@@ -314,7 +324,11 @@ fn validate_iscsi(source: &ISCSIVolumeSource, path: &Path<'_>, errors: &mut Erro
     }
 }
 
-fn validate_flocker(source: &FlockerVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds::core) fn validate_flocker(
+    source: &FlockerVolumeSource,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let (dataset, uuid) = (text(&source.dataset_name), text(&source.dataset_uuid));
     if dataset.is_empty() && uuid.is_empty() {
         errors.required(path, "one of datasetName and datasetUUID is required");
@@ -338,7 +352,11 @@ fn is_host_port(pair: &str) -> bool {
     }
 }
 
-fn validate_quobyte(source: &QuobyteVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds::core) fn validate_quobyte(
+    source: &QuobyteVolumeSource,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     const PAIRS: &str = "must be a host:port pair or multiple pairs separated by commas";
     if source.registry.is_empty() {
         errors.required(&path.child("registry"), PAIRS);
@@ -352,7 +370,7 @@ fn validate_quobyte(source: &QuobyteVolumeSource, path: &Path<'_>, errors: &mut 
     checks::required(&source.volume, &path.child("volume"), errors);
 }
 
-fn validate_fc(source: &FCVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds::core) fn validate_fc(source: &FCVolumeSource, path: &Path<'_>, errors: &mut Errors) {
     let (wwns, wwids) = (items(&source.target_wwns), items(&source.wwids));
     let wwns_path = path.child("targetWWNs");
     if wwns.is_empty() && wwids.is_empty() {
@@ -374,8 +392,18 @@ fn validate_fc(source: &FCVolumeSource, path: &Path<'_>, errors: &mut Errors) {
 }
 
 fn validate_flex(source: &FlexVolumeSource, path: &Path<'_>, errors: &mut Errors) {
-    checks::required(&source.driver, &path.child("driver"), errors);
-    for key in source.options.iter().flatten().map(|(k, _)| k) {
+    validate_flex_parts(&source.driver, source.options.as_ref(), path, errors);
+}
+
+/// What flex volumes of pods and persistent ones have in common.
+pub(in crate::kinds::core) fn validate_flex_parts(
+    driver: &str,
+    options: Option<&BTreeMap<String, String>>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    checks::required(driver, &path.child("driver"), errors);
+    for key in options.into_iter().flatten().map(|(k, _)| k) {
         let namespace = key.split_once('/').map_or(key.as_str(), |(n, _)| n).to_lowercase();
         let reserved = |domain: &str| {
             namespace.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -387,7 +415,11 @@ fn validate_flex(source: &FlexVolumeSource, path: &Path<'_>, errors: &mut Errors
     }
 }
 
-fn validate_azure_disk(source: &AzureDiskVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds::core) fn validate_azure_disk(
+    source: &AzureDiskVolumeSource,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     checks::required(&source.disk_name, &path.child("diskName"), errors);
     checks::required(&source.disk_uri, &path.child("diskURI"), errors);
     if let Some(mode) = &source.caching_mode {
@@ -407,19 +439,22 @@ fn validate_azure_disk(source: &AzureDiskVolumeSource, path: &Path<'_>, errors: 
     }
 }
 
-fn validate_csi(source: &CSIVolumeSource, path: &Path<'_>, errors: &mut Errors) {
-    let driver_path = path.child("driver");
-    if source.driver.is_empty() {
-        errors.required(&driver_path, "");
-    } else {
-        if source.driver.len() > DRIVER_MAX_LEN {
-            errors.too_long(&driver_path, DRIVER_MAX_LEN);
-        }
-        // Upper case is allowed here.
-        for detail in meta::dns1123_subdomain_errors(&source.driver.to_lowercase()) {
-            errors.invalid(&driver_path, &source.driver, &detail);
-        }
+/// The name of a driver: a subdomain, but upper case is allowed.
+pub(in crate::kinds::core) fn validate_csi_driver(driver: &str, path: &Path<'_>, errors: &mut Errors) {
+    if driver.is_empty() {
+        errors.required(path, "");
+        return;
     }
+    if driver.len() > DRIVER_MAX_LEN {
+        errors.too_long(path, DRIVER_MAX_LEN);
+    }
+    for detail in meta::dns1123_subdomain_errors(&driver.to_lowercase()) {
+        errors.invalid(path, driver, &detail);
+    }
+}
+
+fn validate_csi(source: &CSIVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+    validate_csi_driver(&source.driver, &path.child("driver"), errors);
     if let Some(secret) = &source.node_publish_secret_ref {
         if secret.name.is_empty() {
             errors.required(&path.child("nodePublishSecretRef").child("name"), "");
