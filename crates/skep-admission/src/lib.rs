@@ -12,6 +12,7 @@
 //! NodeRestriction.
 
 mod amounts;
+mod body;
 mod certificates;
 mod ingress;
 mod limit_ranger;
@@ -49,6 +50,7 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use skep_api::Object;
 
+pub use body::Body;
 pub use quota::{
     Account, Charges, Recount, TenantUsage, TenantUsageSpec, TenantUsageStatus, charges, settle,
 };
@@ -58,7 +60,8 @@ pub use review::{Attributes, Lookup, Operation, Review, Stored};
 /// Changes an object that is about to be created or updated; before it is prepared and validated.
 ///
 /// The body of a subresource that is not the object itself (`Binding`, `Eviction`, `TokenRequest`) is handed
-/// over as it is, with the kind and name of the object that it is about.
+/// over in a [`Body`], with the kind and name of the object that it is about, the subresource's name and
+/// [`Operation::Create`].
 ///
 /// # Errors
 /// When a plugin refuses the write.

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 
 use crate::refusal::Refusal;
-use crate::review::{Operation, PRIORITY_CLASSES, Review, decode};
+use crate::review::{Operation, PRIORITY_CLASSES, Review, decode, mentions};
 
 /// What stored classes that are the default hold, so that the others need not be decoded.
 const IS_DEFAULT: &str = r#""globalDefault":true"#;
@@ -76,7 +76,7 @@ pub(crate) fn validate_class(review: &Review<'_>, class: &PriorityClass) -> Resu
 fn default_class(review: &Review<'_>) -> Result<Option<PriorityClass>, Refusal> {
     let mut found: Option<PriorityClass> = None;
     for stored in review.lookup.list(&PRIORITY_CLASSES, "") {
-        if !std::str::from_utf8(&stored.json).is_ok_and(|json| json.contains(IS_DEFAULT)) {
+        if !mentions(&stored.json, IS_DEFAULT) {
             continue;
         }
         let class: PriorityClass = decode(&stored.json)?;

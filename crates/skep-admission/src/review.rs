@@ -132,6 +132,12 @@ impl Review<'_> {
     }
 }
 
+/// Whether stored JSON holds a text, so that what surely does not matter need not be decoded: the API server
+/// writes compact JSON, and keys as they are.
+pub(crate) fn mentions(json: &[u8], text: &str) -> bool {
+    std::str::from_utf8(json).is_ok_and(|json| json.contains(text))
+}
+
 /// Reads what the API server stored.
 pub(crate) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(json).map_err(|e| Refusal::internal(format!("a stored object is damaged: {e}")))

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, EnvFromSource, EnvVar,
-    KeyToPath, ObjectFieldSelector, Pod, PodSpec, ProjectedVolumeSource, ServiceAccount,
-    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, EnvFromSource, EnvVar, KeyToPath,
+    ObjectFieldSelector, Pod, PodSpec, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection,
+    Volume, VolumeMount, VolumeProjection,
 };
 
 use crate::pods;
@@ -159,16 +159,11 @@ fn forbidden_reference(account: &ServiceAccount, spec: &PodSpec) -> Option<Strin
             ));
         }
     }
-    let slice = |c: &Option<Vec<Container>>| c.clone().unwrap_or_default();
-    for (noun, containers) in
-        [("init container", slice(&spec.init_containers)), ("container", spec.containers.clone())]
-    {
-        for c in &containers {
-            let (env, from) =
-                (c.env.as_deref().unwrap_or_default(), c.env_from.as_deref().unwrap_or_default());
-            if let Some(why) = forbidden_env(name, &allowed, noun, &c.name, env, from) {
-                return Some(why);
-            }
+    let init = spec.init_containers.iter().flatten().map(|c| ("init container", c));
+    for (noun, c) in init.chain(spec.containers.iter().map(|c| ("container", c))) {
+        let (env, from) = (c.env.as_deref().unwrap_or_default(), c.env_from.as_deref().unwrap_or_default());
+        if let Some(why) = forbidden_env(name, &allowed, noun, &c.name, env, from) {
+            return Some(why);
         }
     }
     let pull: BTreeSet<&str> = account.image_pull_secrets.iter().flatten().map(|s| s.name.as_str()).collect();

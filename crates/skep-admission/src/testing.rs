@@ -1,6 +1,5 @@
 //! A small world for tests: objects without their kinds' registrations, and look-ups in a map.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -10,48 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ListableResource, Metadata};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use skep_api::{Encoded, KindInfo, Object, UserInfo};
+use skep_api::{KindInfo, Object, UserInfo};
 use skep_base::{GroupResource, Revision, TenantName};
 
 use crate::{Attributes, Lookup, Operation, Refusal, Review, Stored};
 
 /// An object of a type that need not be a registered kind.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Bare<T>(pub T);
-
-impl<T> Object for Bare<T>
-where
-    T: Metadata<Ty = ObjectMeta> + Clone + PartialEq + Serialize + Send + Sync + 'static,
-{
-    fn meta(&self) -> &ObjectMeta {
-        self.0.metadata()
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        self.0.metadata_mut()
-    }
-    fn clone_box(&self) -> Box<dyn Object> {
-        Box::new(self.clone())
-    }
-    fn same(&self, other: &dyn Object) -> bool {
-        other.as_any().downcast_ref::<T>() == Some(&self.0)
-    }
-    fn encode(&self) -> Result<Encoded, serde_json::Error> {
-        let body = serde_json::to_vec(&self.0)?;
-        Ok(Encoded { body, revision_at: 0, meta_start: 0, meta_end: 0 })
-    }
-    fn to_value(&self) -> Result<serde_json::Value, serde_json::Error> {
-        serde_json::to_value(&self.0)
-    }
-    fn as_any(&self) -> &dyn Any {
-        &self.0
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        &mut self.0
-    }
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        Box::new(self.0)
-    }
-}
+pub(crate) use crate::Body as Bare;
 
 /// Objects of one tenant.
 #[derive(Default)]

@@ -2,17 +2,35 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Binding, Node, Pod};
+use k8s_openapi::api::core::v1::{Binding, Pod};
+use serde::Deserialize;
 
 use crate::refusal::Refusal;
-use crate::review::{NODES, Operation, Review};
+use crate::review::{NODES, Operation, Review, decode, mentions};
 
+/// What the labels' names begin with.
+const PREFIX: &str = "topology.kubernetes.io/";
 const LABELS: [&str; 2] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
+
+/// The part of an object that has its labels.
+#[derive(Deserialize)]
+struct Labelled {
+    metadata: Labels,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
 
 /// What of a node's labels its pods carry.
 fn labels_of(review: &Review<'_>, node: &str) -> Result<BTreeMap<String, String>, Refusal> {
-    let node: Option<Node> = review.get(&NODES, "", node)?;
-    let mut labels = node.and_then(|n| n.metadata.labels).unwrap_or_default();
+    // This is asked for every pod that gets a node, and nodes are large: nothing is decoded without need.
+    let Some(stored) = review.lookup.get(&NODES, "", node).filter(|s| mentions(&s.json, PREFIX)) else {
+        return Ok(BTreeMap::new());
+    };
+    let mut labels = decode::<Labelled>(&stored.json)?.metadata.labels;
     labels.retain(|key, _| LABELS.contains(&key.as_str()));
     Ok(labels)
 }

@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{
 use skep_api::{Errors, Path};
 
 use crate::refusal::Refusal;
-use crate::review::{NAMESPACES, Operation, PODS, Review, decode};
+use crate::review::{NAMESPACES, Operation, PODS, Review, decode, mentions};
 use checks::{Finding, Subject, evaluate};
 
 const LABEL_PREFIX: &str = "pod-security.kubernetes.io/";
@@ -171,7 +171,7 @@ fn policy(review: &Review<'_>) -> Result<Policy, Refusal> {
         return Err(Refusal::internal(format!("failed to lookup namespace {:?}", review.namespace)));
     };
     // Most namespaces have no such labels: then there is nothing to decode.
-    if !std::str::from_utf8(&stored.json).is_ok_and(|json| json.contains(LABEL_PREFIX)) {
+    if !mentions(&stored.json, LABEL_PREFIX) {
         return Ok(Policy::default());
     }
     let namespace: Namespace = decode(&stored.json)?;

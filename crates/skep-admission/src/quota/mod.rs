@@ -20,7 +20,7 @@ use skep_base::{GroupResource, Key, Quantity};
 
 use crate::amounts::{self, WrittenAmounts};
 use crate::refusal::Refusal;
-use crate::review::{Operation, RESOURCE_QUOTAS, Review, decode};
+use crate::review::{Operation, RESOURCE_QUOTAS, Review, TENANT_USAGES, decode, mentions};
 use measure::{Class, Measure, OBJECTS};
 
 /// What a write takes from quotas or gives back to them. Empty, without any allocation, for a write that no
@@ -111,16 +111,26 @@ pub fn charges(review: &Review<'_>, object: Option<&dyn Object>) -> Result<Charg
     if !relevant || is_uncounted(group, plural) {
         return Ok(Charges::default());
     }
-    let stored = if review.namespace.is_empty() || review.is("", "namespaces") {
+    let mut stored = if review.namespace.is_empty() || review.is("", "namespaces") {
         Vec::new()
     } else {
         review.lookup.list(&RESOURCE_QUOTAS, review.namespace)
     };
-    let tenant = review.lookup.get(&crate::review::TENANT_USAGES, "", TenantUsage::NAME);
+    let mut tenant = review.lookup.get(&TENANT_USAGES, "", TenantUsage::NAME);
     if stored.is_empty() && tenant.is_none() {
         return Ok(Charges::default());
     }
     let resource = GroupResource::new(group, plural);
+    let count = measure::count_name(&resource);
+    if class == Class::Other {
+        // Most quotas are about pods: those that do not count this kind need not be decoded.
+        let alias = measure::alias(group, plural);
+        stored.retain(|s| mentions(&s.json, &count) || alias.is_some_and(|a| mentions(&s.json, a)));
+        tenant = tenant.filter(|t| mentions(&t.json, OBJECTS) || mentions(&t.json, &count));
+        if stored.is_empty() && tenant.is_none() {
+            return Ok(Charges::default());
+        }
+    }
     let measured = |o: &dyn Object| Measure::of(class, &resource, o.as_any());
     let before = review.old.filter(|_| review.operation != Operation::Create).map(measured);
     let after = object.filter(|_| review.operation != Operation::Delete).map(measured);
@@ -130,7 +140,7 @@ pub fn charges(review: &Review<'_>, object: Option<&dyn Object>) -> Result<Charg
     let change = Change {
         name: review.name.to_owned(),
         class,
-        count: measure::count_name(&resource),
+        count,
         before,
         after,
         enforced: review.subresource != "status",

@@ -72,6 +72,15 @@ fn what_no_quota_is_about_costs_nothing() {
     assert_eq!(run::<ConfigMap>(&Request::create(World::new()), None, Some(&map)).unwrap(), []);
     let world = || world(json!({"hard": {"pods": "1"}}), json!({"pods": "0"}));
     assert_eq!(run::<ConfigMap>(&Request::create(world()), None, Some(&map)).unwrap(), []);
+    // Whatever a quota says of others, it is only decoded when it may be about this kind.
+    let mut odd = World::new();
+    odd.0.insert((GroupResource::new("", "resourcequotas"), "ns".into(), "q".into()), "not JSON".into());
+    assert_eq!(run::<ConfigMap>(&Request::create(odd), None, Some(&map)).unwrap(), []);
+    let counting = self::world(json!({"hard": {"configmaps": "1"}}), json!({"configmaps": "0"}));
+    assert_eq!(
+        run::<ConfigMap>(&Request::create(counting), None, Some(&map)).unwrap()[0].1,
+        json!({"configmaps": "1"})
+    );
     let world = || self::world(json!({"hard": {"count/events": "0"}}), json!({"count/events": "0"}));
     let event = json!({"metadata": {"name": "x"}, "involvedObject": {}});
     assert_eq!(run::<Event>(&Request::create(world()), None, Some(&event)).unwrap(), []);
