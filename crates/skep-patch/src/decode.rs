@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::Rejection;
+pub use crate::syntax::{SyntaxError, syntax_error};
 
 /// Why bytes are no patch. Always answered with 400.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,10 +46,13 @@ pub(crate) const fn json_type(value: &Value) -> &'static str {
     }
 }
 
-/// Parses JSON, refusing what nests deeper than
-/// [`MAX_NESTING_DEPTH`](crate::limits::MAX_NESTING_DEPTH) with a message that says so.
+/// Parses JSON. What nests deeper than
+/// [`MAX_NESTING_DEPTH`](crate::limits::MAX_NESTING_DEPTH) is refused.
 pub fn json(raw: &[u8]) -> Result<Value, DecodeError> {
-    serde_json::from_slice(raw).map_err(|e| DecodeError::Syntax(e.to_string()))
+    serde_json::from_slice(raw).map_err(|e| {
+        // What Go would take (invalid UTF-8, lone surrogates, huge numbers) is refused in our words.
+        DecodeError::Syntax(syntax_error(raw).map_or_else(|| e.to_string(), |e| e.message))
+    })
 }
 
 /// Parses a patch that has to be an object; `null` counts as an empty one, as in Go.

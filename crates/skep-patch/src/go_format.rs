@@ -66,6 +66,10 @@ pub fn value(v: &Value) -> String {
 
 /// `%s`: as [`value`], but whatever is no string prints as Go's complaint about the verb.
 pub fn value_as_string(v: &Value) -> String {
+    // Only at the top; inside, a nil prints as ever.
+    if v.is_null() {
+        return GoKind::Nil.type_name().to_owned();
+    }
     let mut out = String::new();
     write_value(&mut out, v, true);
     truncate(&mut out, MAX_QUOTED_BYTES);
@@ -114,7 +118,7 @@ fn write_value(out: &mut String, v: &Value, verb_s: bool) {
         return;
     }
     match v {
-        Value::Null => out.push_str(if verb_s { "%!s(<nil>)" } else { "<nil>" }),
+        Value::Null => out.push_str("<nil>"),
         Value::Bool(b) if verb_s => {
             let _ = write!(out, "%!s(bool={b})");
         }
@@ -249,7 +253,7 @@ mod tests {
         }
         assert_eq!(value_as_string(&json!("x")), "x");
         assert_eq!(value_as_string(&json!(5)), "%!s(int64=5)");
-        assert_eq!(value_as_string(&json!({"a": [1.5, null]})), "map[a:[%!s(float64=1.5) %!s(<nil>)]]");
+        assert_eq!(value_as_string(&json!({"a": [1.5, null]})), "map[a:[%!s(float64=1.5) <nil>]]");
         assert_eq!(lists(&[&[json!("a")], &[]]), "[[a] []]");
     }
 

@@ -12,6 +12,7 @@
 //! upstream panics (and answers 500), it gives a typed error.
 
 pub mod decode;
+pub mod fuzz;
 pub mod go_format;
 pub mod json;
 pub mod limits;
@@ -19,6 +20,7 @@ pub mod merge;
 pub mod schema;
 pub mod strategic;
 pub mod strict;
+mod syntax;
 
 /// How the API server has to answer a refused patch. The discriminant is the HTTP status.
 ///

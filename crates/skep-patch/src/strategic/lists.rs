@@ -78,7 +78,11 @@ impl Merger<'_> {
         field: FieldMeta<'_>,
     ) -> Result<Option<Vec<Value>>, StrategicError> {
         let kind = |original: &[Value], patch: &[Value]| element_kind(&[original, patch]);
-        let server_order = Key::of_elements(original.as_deref().unwrap_or_default(), field.merge_key);
+        let mut server_order = Key::of_elements(original.as_deref().unwrap_or_default(), field.merge_key);
+        if let (Ok(keys), Some(patch), Strategy::Merge) = (&mut server_order, &patch, field.strategy) {
+            *keys = overwritten_order(std::mem::take(keys), patch, field.merge_key);
+        }
+        let first = original.as_ref().and_then(|items| items.first().cloned());
         let (merged, kind) = match (original, patch) {
             (None, None) => return Ok(None),
             (Some(original), None) => {
@@ -95,12 +99,15 @@ impl Merger<'_> {
                 (self.merge_list(original, patch, field, false)?, kind)
             }
         };
+        if merged.is_empty() && field.merge_key.is_empty() {
+            // Nothing needs to be compared, but objects would need a key to be ordered by.
+            if let Some(object) = wanted_order.iter().chain(&first).find(|v| v.is_object()) {
+                return Err(StrategicError::missing_merge_key(object, ""));
+            }
+        }
         let keys = Key::of_elements(&merged, field.merge_key)?;
         check_order_elements(&keys, wanted_order, field.merge_key)?;
-        let kind = kind?;
-        if kind == GoKind::Map && field.merge_key.is_empty() {
-            return Err(StrategicError::NotComparable { kind: kind.type_name() });
-        }
+        kind?;
         let patch_order = Key::of_elements(wanted_order, field.merge_key)?;
         Ok(Some(arrange(merged, keys, &patch_order, &server_order?)))
     }
@@ -123,6 +130,50 @@ fn check_order_elements(
         return Err(StrategicError::ElementNotAMap { index: bad });
     }
     Ok(())
+}
+
+/// The order of the server's elements as upstream sees it after merging.
+///
+/// Its lists share memory: removing an element moves the later ones forward and leaves the end as it
+/// is, and new elements are written over that end. So, after a deletion, a new element counts as one
+/// that the server had, and where the server's other elements go depends on it.
+fn overwritten_order(original: Vec<Key>, patch: &[Value], merge_key: &str) -> Vec<Key> {
+    let directive = |item: &Value| item.get(PATCH).map(|d| d.as_str().unwrap_or_default().to_owned());
+    let mut deleted = patch.iter().filter(|item| directive(item).as_deref() == Some("delete")).peekable();
+    if merge_key.is_empty() || deleted.peek().is_none() {
+        return original;
+    }
+    let mut places: HashMap<&Key, Vec<usize>> = HashMap::new();
+    for (at, key) in original.iter().enumerate().rev() {
+        places.entry(key).or_default().push(at);
+    }
+    // What stays in the slot that each deletion frees at the end: whatever was last.
+    let mut alive = vec![true; original.len()];
+    let mut last = original.len();
+    let mut end = Vec::new();
+    for item in deleted {
+        let Ok(key) = Key::of_element(item, merge_key) else { continue };
+        while let Some(at) = places.get_mut(&key).and_then(Vec::pop) {
+            while last > 0 && !alive[last - 1] {
+                last -= 1;
+            }
+            end.extend(last.checked_sub(1).map(|l| original[l].clone()));
+            alive[at] = false;
+        }
+    }
+    let mut order: Vec<Key> =
+        original.iter().zip(&alive).filter(|(_, alive)| **alive).map(|(key, _)| key.clone()).collect();
+    let replaces = patch.iter().any(|item| directive(item).as_deref() == Some("replace"));
+    let mut known: HashSet<Key> = order.iter().cloned().collect();
+    let plain = patch.iter().filter(|item| !replaces && item.get(PATCH).is_none());
+    let new = plain.filter_map(|item| Key::of_element(item, merge_key).ok());
+    let new = new.filter(|key| known.insert(key.clone()));
+    let written: Vec<Key> = new.take(end.len()).collect();
+    // The slots were freed from the end forward.
+    let stale = end.len() - written.len();
+    order.extend(written);
+    order.extend(end.into_iter().take(stale).rev());
+    order
 }
 
 fn merge_scalars(

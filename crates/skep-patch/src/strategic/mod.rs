@@ -192,9 +192,15 @@ impl<'s> Merger<'s> {
                 Err(StrategicError::ListOfListsType)
             }
             Shape::List(element) => Ok(FieldMeta { type_id: element, ..field }),
-            // Raw JSON sits behind a pointer in Go, where upstream takes the target for the element.
-            Shape::Untyped => Ok(field),
-            _ => Err(StrategicError::NotAList { kind: "struct" }),
+            // In Go an object is often behind a pointer, where upstream takes the target for the
+            // element. No valid object has a list there, so this does not depend on the pointer.
+            Shape::Struct => Ok(field),
+            // Raw JSON can be a list, and this one is not behind a pointer.
+            Shape::Untyped if self.schema.short_name(field.type_id) != "RawExtension" => Ok(field),
+            Shape::Scalar if !self.schema.name(field.type_id).is_empty() => Ok(field),
+            Shape::Map(_) | Shape::Untyped | Shape::Scalar => {
+                Err(StrategicError::NotAList { kind: "struct" })
+            }
         }
     }
 
@@ -286,7 +292,7 @@ fn field_of_directive<'k>(key: &'k str, prefix: &str) -> Option<&'k str> {
 fn clean(value: &mut Value, drop_nulls: bool) -> bool {
     match value {
         Value::Object(map) => {
-            if map.contains_key(PATCH) {
+            if map.get(PATCH).is_some_and(|directive| !(drop_nulls && directive.is_null())) {
                 return false;
             }
             map.retain(|_, v| !(drop_nulls && v.is_null()) && clean(v, drop_nulls));

