@@ -56,6 +56,7 @@ fn is_standard(resource: &str) -> bool {
     resource == "storage" || is_quota_resource(resource)
 }
 
+/// Of Kubernetes itself rather than of some vendor.
 pub(super) fn is_native(resource: &str) -> bool {
     !resource.contains('/') || resource.contains(NATIVE_DOMAIN)
 }

@@ -107,6 +107,13 @@ pub(super) fn id(value: i64, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
+/// One or more, in the words of the core group.
+pub(super) fn positive(value: i64, path: &Path<'_>, errors: &mut Errors) {
+    if value <= 0 {
+        errors.invalid(path, value, "must be greater than zero");
+    }
+}
+
 /// The mode of a file, 0 to 0777.
 pub(super) fn file_mode(mode: Option<i32>, path: &Path<'_>, errors: &mut Errors) {
     if let Some(mode) = mode

@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::image;
 use super::resources::{self, Side};
 use super::view::{with_container, yes};
+use crate::kinds::core::resources::may_overcommit;
 use crate::meta;
 
 const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
@@ -557,10 +558,7 @@ fn default_pod_resources(spec: &mut PodSpec) {
     if let Some(limits) = &pod.limits {
         let mut requests = pod.requests.take().unwrap_or_default();
         for (name, amount) in resources::aggregate(spec, Side::Requests) {
-            if resources::is_pod_level(name)
-                && resources::may_overcommit(name)
-                && !requests.contains_key(name)
-            {
+            if resources::is_pod_level(name) && may_overcommit(name) && !requests.contains_key(name) {
                 requests.insert(name.to_owned(), Quantity(amount.to_string()));
             }
         }

@@ -154,4 +154,8 @@ impl Kind for Pod {
 }
 
 #[cfg(test)]
+mod columns_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod update_tests;

@@ -11,49 +11,13 @@ use skep_base::Quantity as Amount;
 use super::checks;
 use super::view::{Names, is_sidecar, items, text};
 use crate::field::{ErrorKind, Errors, FieldError, Path};
-use crate::kinds::core::resources::validate_quantity;
+use crate::kinds::core::resources::{self as names, may_overcommit, validate_quantity};
 
 const HUGE_PAGES_PREFIX: &str = "hugepages-";
-const NATIVE_NAMESPACE: &str = "kubernetes.io/";
-const QUOTA_PREFIX: &str = "requests.";
-
-/// Names without a domain that mean something, for containers or for quotas.
-const STANDARD: [&str; 20] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "storage",
-    "requests.storage",
-    "services.nodeports",
-    "services.loadbalancers",
-];
 
 /// Huge pages of some size.
 pub(super) fn is_huge_pages(name: &str) -> bool {
     name.starts_with(HUGE_PAGES_PREFIX)
-}
-
-/// Of Kubernetes itself rather than of some vendor.
-pub(super) fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains(NATIVE_NAMESPACE)
-}
-
-/// Whether requests may be below limits.
-pub(super) fn may_overcommit(name: &str) -> bool {
-    is_native(name) && !is_huge_pages(name)
 }
 
 /// Whether it can be given for a pod as a whole.
@@ -64,18 +28,6 @@ pub(super) fn is_pod_level(name: &str) -> bool {
 /// What the quality of service is computed from.
 fn is_compute(name: &str) -> bool {
     matches!(name, "cpu" | "memory")
-}
-
-fn is_extended(name: &str) -> bool {
-    !is_native(name)
-        && !name.starts_with(QUOTA_PREFIX)
-        && checks::is_qualified_name(&format!("{QUOTA_PREFIX}{name}"))
-}
-
-fn is_standard(name: &str) -> bool {
-    STANDARD.contains(&name)
-        || is_huge_pages(name)
-        || name.strip_prefix(QUOTA_PREFIX).is_some_and(is_huge_pages)
 }
 
 /// The amount, or `None` for a malformed one.
@@ -199,28 +151,12 @@ pub(super) enum Level {
 }
 
 fn validate_name(name: &str, level: Level, path: &Path<'_>, errors: &mut Errors) {
-    if matches!(name, "cpu" | "memory" | "ephemeral-storage") && level == Level::Container {
-        return;
-    }
-    let before = errors.len();
-    let qualified = checks::qualified_name(name, path, errors);
-    let bare = !name.contains('/');
-    if qualified && bare && !is_standard(name) {
-        errors.invalid(path, name, "must be a standard resource type or fully qualified");
-    }
     match level {
-        Level::Container if bare => {
-            if !(matches!(name, "cpu" | "memory" | "ephemeral-storage") || is_huge_pages(name)) {
-                errors.invalid(path, name, "must be a standard resource for containers");
-            }
-        }
-        Level::Container => {
-            if !is_native(name) && !is_extended(name) {
-                errors.invalid(path, name, "doesn't follow extended resource name standard");
-            }
-        }
+        // What nearly every container has needs no more looking at.
+        _ if is_compute(name) => {}
+        Level::Container => names::validate_container_name(name, path, errors),
         Level::Pod => {
-            if errors.len() == before && !is_pod_level(name) {
+            if names::validate_name(name, path, errors) && !is_pod_level(name) {
                 errors.not_supported(path, name, &["cpu", "hugepages-", "memory"]);
             }
         }

@@ -304,7 +304,7 @@ pub(super) fn validate_spread(list: &[TopologySpreadConstraint], path: &Path<'_>
     for (i, c) in list.iter().enumerate() {
         let path = path.index(i);
         let (key, action) = (c.topology_key.as_str(), c.when_unsatisfiable.as_str());
-        meta::validate_positive(i64::from(c.max_skew), &path.child("maxSkew"), errors);
+        checks::positive(i64::from(c.max_skew), &path.child("maxSkew"), errors);
         if key.is_empty() {
             errors.required(&path.child("topologyKey"), "can not be empty");
         }
@@ -316,7 +316,7 @@ pub(super) fn validate_spread(list: &[TopologySpreadConstraint], path: &Path<'_>
         }
         if let Some(domains) = c.min_domains {
             let path = path.child("minDomains");
-            meta::validate_positive(i64::from(domains), &path, errors);
+            checks::positive(i64::from(domains), &path, errors);
             if action != "DoNotSchedule" {
                 let detail =
                     format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");

@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::checks;
-use super::resources::{self, is_native};
+use super::resources;
 use super::update::{spec_of, validate_annotations};
 use super::view::{Names, items, text};
 use crate::field::{Errors, Json, Path, Shown};
+use crate::kinds::core::resources::is_native;
 use crate::kinds::core::shared;
 use crate::meta;
 
