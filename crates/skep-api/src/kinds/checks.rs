@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    Container, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec,
-};
+use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
@@ -32,6 +31,15 @@ pub(crate) fn nonnegative(value: impl Into<i64>, path: &Path<'_>, errors: &mut E
 pub(crate) fn nonnegative_if_set(value: Option<impl Into<i64>>, path: &Path<'_>, errors: &mut Errors) {
     if let Some(value) = value {
         nonnegative(value, path, errors);
+    }
+}
+
+/// An amount that must not be negative.
+pub(crate) fn nonnegative_quantity(quantity: &Quantity, path: &Path<'_>, errors: &mut Errors) {
+    if let Some(amount) = meta::parse_quantity(quantity, path, errors)
+        && amount.signum() < 0
+    {
+        errors.invalid(path, &quantity.0, NOT_NEGATIVE);
     }
 }
 
@@ -272,6 +280,22 @@ pub(crate) fn selector_text(selector: &LabelSelector) -> Option<String> {
     meta::label_selector(Some(selector)).ok().map(|s| s.to_string())
 }
 
+/// A CSI driver's name; in any case.
+pub(crate) fn csi_driver_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
+    /// The longest name of a driver, as the CSI specification has it.
+    const MAX_BYTES: usize = 63;
+    if name.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    if name.len() > MAX_BYTES {
+        errors.too_long(path, MAX_BYTES);
+    }
+    for message in meta::dns1123_subdomain_errors(&name.to_lowercase()) {
+        errors.invalid(path, name, &message);
+    }
+}
+
 /// A path behind a domain: `example.com/what/ever`.
 pub(crate) fn domain_prefixed_path(text: &str, path: &Path<'_>, errors: &mut Errors) {
     if text.is_empty() {
@@ -293,47 +317,18 @@ pub(crate) fn domain_prefixed_path(text: &str, path: &Path<'_>, errors: &mut Err
     }
 }
 
-/// Fills in what a pod template leaves out.
-pub(crate) fn default_pod_template(template: &mut PodTemplateSpec) {
-    let spec = template.spec.get_or_insert_default();
-    spec.restart_policy.get_or_insert_with(|| "Always".to_owned());
-}
+pub(crate) use crate::kinds::core::pod::{
+    default_pod_template, validate_pod_template_spec as validate_pod_template,
+};
 
-/// Checks a pod template.
-pub(crate) fn validate_pod_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
-    let _ = (template, path, errors);
-}
-
-/// Advice about a pod template.
+/// Advice about a pod template; none about one that stays as it was.
 pub(crate) fn pod_template_warnings(
     template: &PodTemplateSpec,
     old: Option<&PodTemplateSpec>,
     path: &Path<'_>,
     warnings: &mut Vec<String>,
 ) {
-    let _ = (template, old, path, warnings);
-}
-
-/// Fills in what a claim template leaves out.
-pub(crate) fn default_claim(claim: &mut PersistentVolumeClaim) {
-    let spec = claim.spec.get_or_insert_default();
-    spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
-}
-
-/// Checks the spec of a claim template.
-pub(crate) fn validate_claim_spec(
-    spec: Option<&PersistentVolumeClaimSpec>,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
-    let _ = (spec, path, errors);
-}
-
-/// Advice about a claim template.
-pub(crate) fn claim_warnings(
-    spec: Option<&PersistentVolumeClaimSpec>,
-    path: &Path<'_>,
-    warnings: &mut Vec<String>,
-) {
-    let _ = (spec, path, warnings);
+    if old.is_none_or(|old| !meta::same(template, old)) {
+        warnings.extend(crate::kinds::core::pod::template_warnings(template, path));
+    }
 }

@@ -1,15 +1,19 @@
 //! The registrations, a module per API group.
 
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
+pub mod certificates;
 mod checks;
 pub mod coordination;
 pub mod core;
 pub mod events;
 pub mod flowcontrol;
 pub mod node;
+pub mod policy;
 pub mod rbac;
 pub mod scheduling;
+pub mod storage;
 #[cfg(test)]
 pub(crate) mod tables;
 #[cfg(test)]
@@ -23,8 +27,12 @@ pub(crate) fn register(registry: &mut Registry) {
     core::register(registry);
     apps::register(registry);
     events::register(registry);
+    autoscaling::register(registry);
     batch::register(registry);
+    certificates::register(registry);
+    policy::register(registry);
     rbac::register(registry);
+    storage::register(registry);
     scheduling::register(registry);
     coordination::register(registry);
     node::register(registry);

@@ -5,7 +5,9 @@ use k8s_openapi::api::apps::v1::{
     RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetStatus,
     StatefulSetUpdateStrategy,
 };
-use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume};
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaimSpec, PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume,
+};
 use serde_json::json;
 use std::borrow::Cow;
 
@@ -14,6 +16,7 @@ use crate::context::Context;
 use crate::field::{Bare, Errors, Json, Path};
 use crate::kind::{Kind, KindInfo, NameRule, ScaleView, Subresource};
 use crate::kinds::checks;
+use crate::kinds::core::persistent_volume_claim;
 use crate::meta;
 use crate::table::{Cell, Column};
 
@@ -54,7 +57,7 @@ impl Kind for StatefulSet {
         spec.revision_history_limit.get_or_insert(DEFAULT_REVISION_HISTORY_LIMIT);
         checks::default_pod_template(&mut spec.template);
         for claim in spec.volume_claim_templates.iter_mut().flatten() {
-            checks::default_claim(claim);
+            persistent_volume_claim::default_claim(claim);
         }
     }
 
@@ -123,7 +126,9 @@ impl Kind for StatefulSet {
             let claim_path = claims.index(i);
             let update_path = claim_path.child("Spec");
             let path = if old.is_some() { &update_path } else { &claim_path };
-            checks::claim_warnings(claim.spec.as_ref(), path, &mut warnings);
+            if let Some(spec) = &claim.spec {
+                persistent_volume_claim::claim_warnings(spec, path, &mut warnings);
+            }
         }
         if spec.revision_history_limit.is_some_and(|limit| limit < 0) {
             warnings.push(
@@ -233,9 +238,15 @@ fn validate_spec(spec: &StatefulSetSpec, lenient: Leniency, path: &Path<'_>, err
     }
     if !lenient.claims {
         let path = path.child("volumeClaimTemplates");
+        let no_spec = PersistentVolumeClaimSpec::default();
         for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
             let path = path.index(i);
-            checks::validate_claim_spec(claim.spec.as_ref(), &path.child("spec"), errors);
+            let path = path.child("spec");
+            persistent_volume_claim::validate_claim_spec(
+                claim.spec.as_ref().unwrap_or(&no_spec),
+                &path,
+                errors,
+            );
         }
     }
     checks::nonnegative_if_set(spec.replicas, &path.child("replicas"), errors);

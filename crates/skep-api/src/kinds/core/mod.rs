@@ -7,7 +7,7 @@ mod go_diff;
 mod limit_range;
 pub mod namespace;
 mod node;
-mod node_labels;
+pub(crate) mod node_labels;
 mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;

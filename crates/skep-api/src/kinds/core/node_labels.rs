@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::VolumeNodeAffinity;
 use crate::meta;
 
 /// What to do about a label that should not be used any more.
-pub(super) fn deprecated_label(key: &str) -> Option<&'static str> {
+pub(crate) fn deprecated_label(key: &str) -> Option<&'static str> {
     Some(match key {
         "beta.kubernetes.io/arch" => r#"deprecated since v1.14; use "kubernetes.io/arch" instead"#,
         "beta.kubernetes.io/os" => r#"deprecated since v1.14; use "kubernetes.io/os" instead"#,
