@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::{ListableResource, Metadata, NamespaceResourceScope};
+use k8s_openapi::{ListableResource, Metadata, NamespaceResourceScope, Resource};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -161,17 +161,26 @@ impl KindInfo {
     where
         T::Scope: 'static,
     {
+        KindInfo { list_kind: T::LIST_KIND.into(), verbs: Verb::ALL, ..KindInfo::of_unlisted::<T>() }
+    }
+
+    /// As [`KindInfo::of`], for kinds that answer a question and are never listed: they can only be created.
+    #[must_use]
+    pub fn of_unlisted<T: Resource>() -> KindInfo
+    where
+        T::Scope: 'static,
+    {
         KindInfo {
             group: T::GROUP.into(),
             version: T::VERSION.into(),
             kind: T::KIND.into(),
-            list_kind: T::LIST_KIND.into(),
+            list_kind: "".into(),
             plural: T::URL_PATH_SEGMENT.into(),
             singular: T::KIND.to_lowercase().into(),
             short_names: Vec::new(),
             categories: Vec::new(),
             namespaced: TypeId::of::<T::Scope>() == TypeId::of::<NamespaceResourceScope>(),
-            verbs: Verb::ALL,
+            verbs: Verb::CREATE,
             subresources: Vec::new(),
             name_rule: NameRule::Subdomain,
             selectable: Vec::new(),
@@ -331,7 +340,7 @@ pub struct ScaleView {
 /// [`crate::meta`], and `generation` is kept by [`generation_changed`](Kind::generation_changed): an
 /// implementation does neither.
 pub trait Kind:
-    ListableResource<Scope: 'static>
+    Resource<Scope: 'static>
     + Metadata<Ty = ObjectMeta>
     + Serialize
     + DeserializeOwned

@@ -12,6 +12,7 @@ pub mod flowcontrol;
 pub mod node;
 pub mod policy;
 pub mod rbac;
+mod reviews;
 pub mod scheduling;
 pub mod storage;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::registry::Registry;
 /// priority there (`apiVersionPriorities` of its aggregator), then Skep's own.
 pub(crate) fn register(registry: &mut Registry) {
     core::register(registry);
+    reviews::register(registry);
     apps::register(registry);
     events::register(registry);
     autoscaling::register(registry);

