@@ -4,6 +4,10 @@
 //! other write can come between: what it returns is written in the same transaction, so that a quota cannot be
 //! overshot, and a deletion gives back what was charged. [`Recount`] counts from nothing, for new and changed
 //! quotas.
+//!
+//! A write that was admitted before a quota existed and commits behind the recount is not charged. Whoever
+//! creates quotas must recount again once such writes are through, or make writes without charges depend on
+//! there still being no quota.
 
 mod measure;
 mod recount;
