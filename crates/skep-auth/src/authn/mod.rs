@@ -294,7 +294,9 @@ impl Authenticator {
         if !unverified.verified_by(&key) {
             return Err(TokenError::Signature);
         }
-        Ok(Verified::new(tenant, uid.to_string(), unverified.claims))
+        let audiences = &unverified.claims.aud.0;
+        let for_api = audiences.is_empty() || audiences.iter().any(|a| self.is_api_audience(&tenant, a));
+        Ok(Verified::new(tenant, uid.to_string(), unverified.claims, for_api))
     }
 
     /// What must hold now: the tenant, the time, the audience, the account.
@@ -313,20 +315,18 @@ impl Authenticator {
             return Err(TokenError::UnknownIssuer);
         }
         verified.check_time(now)?;
-        let audiences = self.common_audiences(tenant, &verified.claims.aud.0, audiences)?;
+        let audiences = self.common_audiences(verified, audiences)?;
         verified.check_alive(live, now)?;
         Ok(Authenticated { identity: verified.identity.clone(), audiences, stale: verified.is_stale(now) })
     }
 
-    fn common_audiences(
-        &self,
-        tenant: &TenantName,
-        token: &[String],
-        wanted: &[String],
-    ) -> Result<Vec<String>, TokenError> {
+    /// Which of the wanted audiences the token is for.
+    fn common_audiences(&self, verified: &Verified, wanted: &[String]) -> Result<Vec<String>, TokenError> {
+        let tenant = &verified.identity.tenant;
+        let token = &verified.claims.aud.0;
         let common: Vec<String> = if wanted.is_empty() {
             // The usual case: a request to this server. Nobody looks at the list, so it is not made.
-            if token.is_empty() || token.iter().any(|a| self.is_api_audience(tenant, a)) {
+            if verified.for_api {
                 return Ok(Vec::new());
             }
             Vec::new()
@@ -337,7 +337,7 @@ impl Authenticator {
         };
         if common.is_empty() {
             let wanted = if wanted.is_empty() { self.api_audiences(tenant) } else { wanted.to_vec() };
-            return Err(TokenError::Audience { token: token.to_vec(), wanted });
+            return Err(TokenError::Audience { token: token.clone(), wanted });
         }
         Ok(common)
     }

@@ -108,10 +108,12 @@ pub(super) struct Verified {
     pub(super) identity: Arc<Identity>,
     pub(super) tenant_uid: String,
     pub(super) claims: Claims,
+    /// Whether the API server is among the audiences: found out once, because every request asks.
+    pub(super) for_api: bool,
 }
 
 impl Verified {
-    pub(super) fn new(tenant: TenantName, tenant_uid: String, claims: Claims) -> Verified {
+    pub(super) fn new(tenant: TenantName, tenant_uid: String, claims: Claims, for_api: bool) -> Verified {
         let k = &claims.kubernetes;
         let account = &k.serviceaccount;
         let mut extra_values = BTreeMap::new();
@@ -151,7 +153,7 @@ impl Verified {
                 secret: k.secret.as_ref().map(ObjectRef::from),
             })),
         };
-        Verified { identity: Arc::new(identity), tenant_uid, claims }
+        Verified { identity: Arc::new(identity), tenant_uid, claims, for_api }
     }
 
     /// Whether the token's time has come and not passed.
