@@ -111,7 +111,7 @@ pub struct JsonPatch {
 impl JsonPatch {
     /// Parses a patch. With `strict` (field validation `Warn` or `Strict`), the members of each
     /// operation must have the right types from the start; what strict decoding only complains about
-    /// is for [`json_patch_errors`](crate::strict::json_patch_errors).
+    /// is for [`JsonPatch::strict_errors`].
     pub fn decode(raw: &[u8], strict: bool) -> Result<Self, JsonPatchDecodeError> {
         match crate::decode::json(raw) {
             Ok(value) => Self::from_value(value, strict),
@@ -152,6 +152,13 @@ impl JsonPatch {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
+    }
+
+    /// What strict decoding complains about in this patch, which was decoded from `raw`. As for other
+    /// patches, upstream warns of it (field validation `Warn`) or refuses the patch (`Strict`: 422, and
+    /// only once the patch has been applied).
+    pub fn strict_errors(&self, raw: &[u8]) -> Vec<String> {
+        crate::strict::operation_errors(raw, self.operations.iter().map(Some))
     }
 
     /// Applies the patch to `document`, which must be an object or list, and returns the result.

@@ -27,7 +27,8 @@ mod syntax;
 /// What goes into the `Status` object differs by variant, and follows from upstream's handlers:
 /// `BadRequest` carries the error's message; `Unprocessable` carries
 /// [`UNPROCESSABLE_MESSAGE`] instead of it; `TooLarge` prefixes it with
-/// `Request entity too large: `; `Internal` carries the message with reason `Unknown`.
+/// `Request entity too large: `; `Internal` carries the message with an empty reason (which is what Go
+/// calls `StatusReasonUnknown`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rejection {
     /// 400, reason `BadRequest`.
@@ -36,7 +37,7 @@ pub enum Rejection {
     TooLarge = 413,
     /// 422, reason `Invalid`.
     Unprocessable = 422,
-    /// 500, reason empty: upstream passes these errors on without a status of their own.
+    /// 500, reason empty: errors that upstream passes on without a status of their own.
     Internal = 500,
 }
 

@@ -59,10 +59,9 @@ fn run(schema: &MergeSchema, case: &Value) -> Value {
             let pod = Pod::deserialize(serde_ignored::Deserializer::new(&mut json, &mut note));
             outcome(pod.map(|_| messages(&strict::strict_errors(raw, &unknown))))
         }
-        "jsonstrict" => outcome(
-            JsonPatch::decode(raw, true)
-                .map(|_| messages(&strict::json_patch_errors(raw, &decode::json(raw).unwrap()))),
-        ),
+        "jsonstrict" => {
+            outcome(JsonPatch::decode(raw, true).map(|patch| messages(&patch.strict_errors(raw))))
+        }
         "decode" => outcome(decode::json(raw).map(|_| json!(true))),
         "fmt" => outcome(decode::json(raw).map(|v| {
             let raw = case["raw"].as_str().unwrap();

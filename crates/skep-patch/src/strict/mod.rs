@@ -13,6 +13,7 @@ mod report;
 mod scan;
 
 pub use path::{FieldPath, Segment};
+pub(crate) use report::operation_errors;
 pub use report::{
     StrictError, StrictErrorKind, duplicate_fields, json_patch_errors, strict_decoding_message, strict_errors,
 };

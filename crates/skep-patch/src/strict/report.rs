@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::path::write_segments;
 use super::scan::{has_strings, scan, string_end, unescape};
@@ -73,13 +73,24 @@ pub fn strict_errors(raw: &[u8], unknown: &[FieldPath]) -> Vec<StrictError> {
 }
 
 /// What strict decoding complains about in a JSON patch: fields that an operation does not have, and
-/// duplicate fields.
+/// duplicate fields. [`JsonPatch::strict_errors`] does it without parsing again.
 ///
 /// Upstream words these `json patch unknown field "[0].foo"`.
+///
+/// [`JsonPatch::strict_errors`]: crate::json::JsonPatch::strict_errors
 pub fn json_patch_errors(raw: &[u8], patch: &Value) -> Vec<String> {
+    let operations = patch.as_array().into_iter().flatten();
+    operation_errors(raw, operations.map(|operation| operation.as_object()))
+}
+
+/// As [`json_patch_errors`], from the operations; `None` stands for one that is no object.
+pub(crate) fn operation_errors<'a>(
+    raw: &[u8],
+    operations: impl Iterator<Item = Option<&'a Map<String, Value>>>,
+) -> Vec<String> {
     let mut unknown = Vec::new();
-    for (index, operation) in patch.as_array().into_iter().flatten().enumerate() {
-        for key in operation.as_object().into_iter().flat_map(serde_json::Map::keys) {
+    for (index, operation) in operations.enumerate() {
+        for key in operation.into_iter().flat_map(Map::keys) {
             if !matches!(key.as_str(), "op" | "path" | "from" | "value") {
                 unknown.push(FieldPath::new(vec![Segment::Index(index), Segment::Key(key.clone())]));
             }

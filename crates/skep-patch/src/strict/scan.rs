@@ -69,6 +69,13 @@ pub fn scan_to_depth(raw: &[u8], max_depth: usize) -> Result<Scan, ScanError> {
                     continue;
                 }
                 at_key = false;
+                // Most values are strings, too.
+                if let Some([b':', b'"']) = raw.get(i..i + 2) {
+                    match string_end(raw, i + 2) {
+                        Some((value_end, _)) => i = value_end + 1,
+                        None => break,
+                    }
+                }
                 if suspect {
                     continue;
                 }
@@ -132,12 +139,19 @@ pub fn validate_depth(raw: &[u8], max_depth: usize) -> Result<(), ScanError> {
 /// The offset of the quote that ends the string whose first character is at `start`, and whether
 /// there are escapes before it.
 pub(super) fn string_end(raw: &[u8], start: usize) -> Option<(usize, bool)> {
-    // Most strings are short, and a byte loop finds their end before a vector search has started.
-    const SHORT: usize = 16;
-    let near = &raw[start..raw.len().min(start + SHORT)];
-    let first = match near.iter().position(|b| matches!(b, b'"' | b'\\')) {
-        Some(at) => start + at,
-        None => start + near.len() + memchr2(b'"', b'\\', &raw[start + near.len()..])?,
+    // Most strings are short, and a few words are looked through before a vector search has started.
+    const SHORT_WORDS: usize = 4;
+    let (words, _) = raw.get(start..)?.as_chunks::<8>();
+    let near = words.iter().take(SHORT_WORDS).enumerate().find_map(|(i, word)| {
+        let found = quotes_and_backslashes(u64::from_le_bytes(*word));
+        (found != 0).then(|| start + 8 * i + found.trailing_zeros() as usize / 8)
+    });
+    let first = match near {
+        Some(at) => at,
+        None => {
+            let from = start + 8 * words.len().min(SHORT_WORDS);
+            from + memchr2(b'"', b'\\', &raw[from..])?
+        }
     };
     if raw[first] == b'"' {
         return Some((first, false));
@@ -151,6 +165,18 @@ pub(super) fn string_end(raw: &[u8], start: usize) -> Option<(usize, bool)> {
         at += 2;
         at += memchr2(b'"', b'\\', raw.get(at..)?)?;
     }
+}
+
+/// The highest bit of each byte of `word` that is a quote or a backslash. Only the lowest such bit is
+/// reliable, which is the first in memory if the word was read as little endian.
+const fn quotes_and_backslashes(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGH: u64 = ONES << 7;
+    let quotes = word ^ (ONES * b'"' as u64);
+    let backslashes = word ^ (ONES * b'\\' as u64);
+    let zero_quotes = quotes.wrapping_sub(ONES) & !quotes;
+    let zero_backslashes = backslashes.wrapping_sub(ONES) & !backslashes;
+    (zero_quotes | zero_backslashes) & HIGH
 }
 
 /// A string as the parser would read it, for keys written with escapes. `None` if it is no string.
