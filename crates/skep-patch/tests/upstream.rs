@@ -3,7 +3,8 @@
 //! `upstream/*.jsonl` holds random cases and what upstream 1.36 answered to them: the functions that
 //! its API server calls for each patch format and for strict decoding, run on the types of its API.
 //! A line has the input and the `outcomes` seen in several runs (Go's maps have a random order, and
-//! with it come different errors). What is known to differ on purpose is in [`on_purpose`].
+//! with it come different errors). What made them is not here, being built around upstream's code. What is
+//! known to differ on purpose is in [`on_purpose`].
 //!
 //! `SKEP_PATCH_CASES=FILE` compares another file, `SKEP_PATCH_SCHEMA=FILE` adds type definitions.
 

@@ -611,6 +611,25 @@ fn order_of_merged_lists() {
             "{spec: {$setElementOrder/containers: [{name: a}], containers: [{name: a}]}}",
             "{spec: {$setElementOrder/containers: [{name: a}], containers: [{name: a}]}}",
         ),
+        // After a deletion, new elements count as ones that the server had, at its end.
+        (
+            "PodSpec",
+            "{containers: [{name: a}, {name: d}]}",
+            "{$setElementOrder/containers: [{name: b}, {name: c}], containers: [{name: b}, {name: c}, {name: a, $patch: delete}]}",
+            "{containers: [{name: d}, {name: b}, {name: c}]}",
+        ),
+        (
+            "PodSpec",
+            "{containers: [{name: a}, {name: b}, {name: s}, {name: t}]}",
+            "{$setElementOrder/containers: [{name: n}, {name: m}], containers: [{name: n}, {name: m}, {name: b, $patch: delete}, {name: a, $patch: delete}]}",
+            "{containers: [{name: s}, {name: t}, {name: n}, {name: m}]}",
+        ),
+        (
+            "PodSpec",
+            "{containers: [{name: a}, {name: s}, {name: b}]}",
+            "{$setElementOrder/containers: [{name: b}, {name: n}], containers: [{name: a, $patch: delete}, {name: b, $patch: delete}, {name: b}, {name: n}]}",
+            "{containers: [{name: s}, {name: b}, {name: n}]}",
+        ),
         // The extra entries of the order are harmless.
         (
             "PodSpec",
