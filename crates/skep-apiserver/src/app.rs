@@ -15,6 +15,7 @@ use skep_store::{CommitError, Expect, NewValue, Op, Store, Txn, Value};
 use smallvec::SmallVec;
 
 use crate::encode::new_value;
+use crate::fair::Fair;
 use crate::objects::{Objects, Taken};
 use crate::output::Item;
 use crate::rest::Call;
@@ -67,6 +68,8 @@ pub struct App {
     pub shutdown: tokio::sync::watch::Sender<bool>,
     /// How far the followers of tenants and policy have come.
     pub followed: Followed,
+    /// Shares the server between tenants.
+    pub fair: Arc<Fair>,
     /// Counters.
     pub metrics: crate::metrics::Metrics,
     schema: MergeSchema,
@@ -120,6 +123,7 @@ impl App {
             authenticator,
             authorizer: Authorizer::new(),
             openapi: crate::openapi::Documents::default(),
+            fair: Fair::new(crate::fair::PLACES, crate::fair::QUEUE),
             metrics: crate::metrics::Metrics::default(),
             followed: Followed::default(),
             shutdown: tokio::sync::watch::Sender::new(false),
@@ -239,14 +243,21 @@ impl App {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn remove(&self, key: &Key, revision: Revision, charges: Charges) -> Result<(), WriteError> {
+    pub async fn remove(
+        &self,
+        key: &Key,
+        revision: Revision,
+        old: &dyn Object,
+        charges: Charges,
+    ) -> Result<(), WriteError> {
         let op = Op::Delete { key: key.clone(), expect: Expect::Revision(revision) };
         let op = self
             .objects
             .translate(op)
             .map_err(|Taken| WriteError::Conflict { key: Box::new(key.clone()) })?;
         let store = self.objects.store();
-        let ops: SmallVec<[Op; 1]> = smallvec::smallvec![op];
+        let mut ops: SmallVec<[Op; 1]> = smallvec::smallvec![op];
+        ops.extend(crate::alloc::release(&key.tenant, old));
         let changes = if charges.is_empty() {
             store.commit(Txn(ops)).await
         } else {

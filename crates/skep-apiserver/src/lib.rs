@@ -12,12 +12,14 @@
 //! [`rest`] does it, [`output`] says it in the form the client wants, [`status`] when it went wrong.
 
 pub mod admission;
+pub mod alloc;
 pub mod app;
 pub mod auth;
 pub mod body;
 pub mod defaults;
 pub mod discovery;
 pub mod encode;
+pub mod fair;
 pub mod follow;
 pub mod metrics;
 pub mod negotiate;

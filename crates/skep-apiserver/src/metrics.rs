@@ -84,12 +84,15 @@ pub fn render(app: &App) -> String {
         write(format_args!("apiserver_request_duration_seconds_count{{verb=\"{name}\"}} {count}"));
     }
     let stats = app.objects.store().stats();
+    let (busy, waiting) = app.fair.load();
     for (name, help, value) in [
         (
             "apiserver_current_inflight_requests",
             "Requests under way, watches included.",
             m.in_flight.load(Ordering::Relaxed),
         ),
+        ("skep_requests_busy", "Requests that are worked on.", busy as u64),
+        ("skep_requests_waiting", "Requests that wait for their tenant's turn.", waiting as u64),
         ("skep_tenants", "Tenants, the operator's own included.", app.tenants.len() as u64),
         ("skep_store_objects", "Stored objects.", stats.objects as u64),
         ("skep_store_object_bytes", "Bytes of stored objects.", stats.object_bytes as u64),

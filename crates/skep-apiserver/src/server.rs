@@ -283,6 +283,11 @@ async fn handle(
             seen.verb = path.action.as_str();
         }
     }
+    let place = {
+        let tenant = tenant.as_ref().unwrap_or(caller.home());
+        let weight = app.tenants.get(tenant).map_or(1, |t| t.weight);
+        app.fair.enter(tenant, weight).await?
+    };
     let path = match route.target {
         Target::NonResource(path) => {
             auth::authorize_path(app, &caller, tenant.as_ref(), &parts.method, &path)?;
@@ -312,7 +317,12 @@ async fn handle(
         now,
         warnings: Mutex::default(),
     };
-    rest::serve(call, body).await
+    if let Some(warning) = call.kind.info().deprecated {
+        call.warn(warning);
+    }
+    let answer = rest::serve(call, body).await;
+    drop(place);
+    answer
 }
 
 async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {

@@ -250,7 +250,7 @@ async fn delete_key(call: &Call, key: &Key, deletion: &Deletion) -> Result<Outco
                         admission::charges(r, None)
                     })?;
                 call.app
-                    .remove(key, stored.revision(), charges)
+                    .remove(key, stored.revision(), old.as_ref(), charges)
                     .await
                     .map(|()| Outcome::Gone(Item { tenant: key.tenant.clone(), value: stored.clone() }))
             }

@@ -9,6 +9,7 @@ use skep_base::{Key, Revision};
 use skep_store::{Expect, Op};
 
 use crate::admission;
+use crate::alloc;
 use crate::app::{Charges, WriteError};
 use crate::body::Body;
 use crate::negotiate::ContentType;
@@ -127,6 +128,9 @@ fn generated_suffix() -> String {
     (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
 }
 
+/// What marks a creation that is to be tried again.
+const AGAIN: &str = "an address or port was taken meanwhile";
+
 /// Longest name to which a generated suffix still fits into a label.
 const MAX_GENERATED_BASE_BYTES: usize = 58;
 
@@ -212,6 +216,7 @@ pub async fn create_object(call: &Call, mut object: Box<dyn Object>) -> Result<I
         let name = object.meta().name.clone().unwrap_or_default();
         match create_named(call, &tenant, &name, object).await {
             Err(e) if generate && e.reason == "AlreadyExists" && attempt < MAX_NAME_ATTEMPTS => {}
+            Err(e) if e.reason == "Conflict" && e.message.ends_with(AGAIN) && attempt < MAX_ATTEMPTS => {}
             result => return result,
         }
     }
@@ -228,9 +233,11 @@ async fn create_named(
     let cx = call.context();
     call.review(tenant, name, Operation::Create, None, |r| admission::mutate(r, object.as_mut()))?;
     kind.prepare_create(object.as_mut(), &cx);
+    let mut more = alloc::allocate(&call.app.objects, tenant, None, object.as_mut())?;
     object.meta_mut().generation = kind.generation_changed(object.as_ref(), None).map(|_| 1);
     let mut errors = Errors::new();
     meta::validate_object_meta(object.meta(), kind.info(), &mut errors);
+    meta::validate_finalizer_names(object.meta(), &mut errors);
     errors.extend(kind.validate(object.as_ref(), &cx));
     if !errors.is_empty() {
         return Err(invalid(call, name, errors));
@@ -251,10 +258,14 @@ async fn create_named(
         return call.app.dry_run_item(&key, value);
     }
     let ttl_s = kind.info().ttl_s;
-    let ops = call.app.companions(kind.as_ref(), object.as_ref(), call.now)?;
+    more.extend(call.app.companions(kind.as_ref(), object.as_ref(), call.now)?);
     let put = Op::Put { key: key.clone(), value, expect: Expect::Absent, ttl_s };
-    match call.app.commit(put, ops, charges).await {
+    match call.app.commit(put, more, charges).await {
         Ok(value) => Ok(Item { tenant: key.tenant, value }),
+        // Somebody took an address or port that was chosen freely: choose again.
+        Err(WriteError::Conflict { key }) if alloc::is_allocation(&key) => {
+            Err(ApiError::conflict(About::object(kind.info(), name), AGAIN))
+        }
         Err(WriteError::Conflict { .. }) => Err(ApiError::already_exists(About::object(kind.info(), name))),
         Err(WriteError::Refused(e)) => Err(e),
     }
@@ -426,11 +437,13 @@ async fn store_update(
     call.review(&key.tenant, &key.name, Operation::Update, Some(old), |r| admission::mutate(r, new.as_mut()))
         .map_err(refuse)?;
     kind.prepare_update(new.as_mut(), old, &cx);
+    let more = alloc::allocate(&call.app.objects, &key.tenant, Some(old), new.as_mut()).map_err(refuse)?;
     if kind.generation_changed(new.as_ref(), Some(old)) == Some(true) {
         new.meta_mut().generation = Some(old.meta().generation.unwrap_or(0) + 1);
     }
     let mut errors = Errors::new();
     meta::validate_object_meta_update(new.meta(), old.meta(), &mut errors);
+    meta::validate_finalizer_names(new.meta(), &mut errors);
     errors.extend(kind.validate_update(new.as_ref(), old, &cx));
     if !errors.is_empty() {
         return Err(refuse(invalid(call, &key.name, errors)));
@@ -462,7 +475,7 @@ async fn store_update(
         expect: Expect::Revision(stored.revision()),
         ttl_s: kind.info().ttl_s,
     };
-    let value = call.app.commit(put, Vec::new(), charges).await?;
+    let value = call.app.commit(put, more, charges).await?;
     Ok(Item { tenant: key.tenant.clone(), value })
 }
 
@@ -479,7 +492,7 @@ async fn finish_deletion(
         let charges: Charges = call
             .review(&key.tenant, &key.name, Operation::Delete, Some(old), |r| admission::charges(r, None))
             .map_err(WriteError::Refused)?;
-        call.app.remove(key, stored.revision(), charges).await?;
+        call.app.remove(key, stored.revision(), old, charges).await?;
     }
     Ok(item)
 }

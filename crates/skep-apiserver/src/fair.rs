@@ -1,0 +1,219 @@
+//! Requests shared fairly between tenants.
+//!
+//! So many requests are worked on at once; what comes on top waits in a queue of its tenant. When a place
+//! becomes free it goes to the waiting tenant that has had least for its weight (start-time fair queueing:
+//! Goyal, Vin and Cheng, 1996), so a tenant that floods waits for itself. A queue that is full answers 429.
+//! Watches hold a place only while they begin.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use skep_base::TenantName;
+use tokio::sync::oneshot;
+
+use crate::status::ApiError;
+
+/// Requests worked on at once. Most of a request's time is waiting for the disk, together with others: fewer
+/// places would make commit groups smaller, many more would only move the queue to the sequencer.
+pub const PLACES: usize = 384;
+
+/// Waiting requests of one tenant. At some 10,000 requests a second these are served in well under a second;
+/// a client that waits longer is better told to come back.
+pub const QUEUE: usize = 1024;
+
+/// What a client that is turned away is told to wait.
+const RETRY_AFTER_S: u32 = 1;
+
+/// The virtual time that one request of a tenant of weight 1 takes.
+const UNIT: u64 = 1_000_000;
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<oneshot::Sender<()>>,
+    /// The virtual time up to which the tenant has been served.
+    served: u64,
+    weight: u32,
+}
+
+#[derive(Default)]
+struct State {
+    busy: usize,
+    now: u64,
+    queues: FxHashMap<TenantName, Queue>,
+    /// Tenants that wait, by the virtual time of their next request.
+    next: BTreeSet<(u64, TenantName)>,
+}
+
+/// See the module.
+pub struct Fair {
+    places: usize,
+    queue: usize,
+    state: Mutex<State>,
+}
+
+/// A place; free again when dropped.
+pub struct Place(Arc<Fair>);
+
+impl Fair {
+    /// With so many places, and queues so long.
+    #[must_use]
+    pub fn new(places: usize, queue: usize) -> Arc<Fair> {
+        Arc::new(Fair { places, queue, state: Mutex::default() })
+    }
+
+    /// Waits for a place.
+    ///
+    /// # Errors
+    /// 429 when the tenant's queue is full.
+    pub async fn enter(self: &Arc<Fair>, tenant: &TenantName, weight: u32) -> Result<Place, ApiError> {
+        let turn = {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            if state.busy < self.places && state.next.is_empty() {
+                state.busy += 1;
+                return Ok(Place(self.clone()));
+            }
+            let now = state.now;
+            let queue = state.queues.entry(tenant.clone()).or_default();
+            if queue.waiting.len() >= self.queue {
+                return Err(ApiError::too_many_requests(
+                    "too many requests of this tenant are waiting, please try again later",
+                    RETRY_AFTER_S,
+                ));
+            }
+            queue.weight = weight.max(1);
+            if queue.waiting.is_empty() {
+                // Who comes anew has no claim on the past.
+                queue.served = queue.served.max(now);
+                state.next.insert((queue.served, tenant.clone()));
+            }
+            let (sender, turn) = oneshot::channel();
+            queue.waiting.push_back(sender);
+            turn
+        };
+        match turn.await {
+            Ok(()) => Ok(Place(self.clone())),
+            Err(_) => Err(ApiError::unavailable("the server is shutting down")),
+        }
+    }
+
+    /// How many requests have a place, and how many wait.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.busy, state.queues.values().map(|q| q.waiting.len()).sum())
+    }
+
+    fn leave(&self) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        // Who has gone away while waiting is passed over.
+        while let Some((time, tenant)) = state.next.pop_first() {
+            let Some(queue) = state.queues.get_mut(&tenant) else { continue };
+            let turn = queue.waiting.pop_front();
+            state.now = state.now.max(time);
+            queue.served = time + UNIT / u64::from(queue.weight.max(1));
+            if queue.waiting.is_empty() {
+                // Kept out of the map, a tenant costs nothing; its debt is at most one request.
+                state.queues.remove(&tenant);
+            } else {
+                let served = queue.served;
+                state.next.insert((served, tenant));
+            }
+            if turn.is_some_and(|t| t.send(()).is_ok()) {
+                return;
+            }
+        }
+        state.busy -= 1;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str) -> TenantName {
+        TenantName::new(name).unwrap()
+    }
+
+    /// One place; a greedy tenant queues 50 requests, then a quiet one comes: it is served next but one.
+    #[tokio::test]
+    async fn a_flood_waits_for_itself() {
+        let fair = Fair::new(1, 100);
+        let first = fair.enter(&tenant("greedy"), 100).await.unwrap();
+        let order: Arc<Mutex<Vec<&str>>> = Arc::default();
+        let mut tasks = Vec::new();
+        for name in std::iter::repeat_n("greedy", 50).chain(["quiet"]) {
+            let (fair, order) = (fair.clone(), order.clone());
+            tasks.push(tokio::spawn(async move {
+                let place = fair.enter(&tenant(name), 100).await.unwrap();
+                order.lock().push(name);
+                drop(place);
+            }));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(fair.load(), (1, 51));
+        drop(first);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let at = order.lock().iter().position(|n| *n == "quiet").unwrap();
+        assert!(at <= 1, "the quiet tenant was served as number {at}");
+        assert_eq!(fair.load(), (0, 0));
+    }
+
+    /// Two tenants that always have requests waiting are served in the ratio of their weights.
+    #[tokio::test]
+    async fn weights_are_kept() {
+        let fair = Fair::new(1, 1000);
+        let first = fair.enter(&tenant("x"), 1).await.unwrap();
+        let order: Arc<Mutex<Vec<&str>>> = Arc::default();
+        let mut tasks = Vec::new();
+        for (name, weight) in std::iter::repeat_n([("heavy", 300), ("light", 100)], 200).flatten() {
+            let (fair, order) = (fair.clone(), order.clone());
+            tasks.push(tokio::spawn(async move {
+                let place = fair.enter(&tenant(name), weight).await.unwrap();
+                order.lock().push(name);
+                drop(place);
+            }));
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let heavy = order.lock().iter().take(200).filter(|n| **n == "heavy").count();
+        assert!(
+            (145..=155).contains(&heavy),
+            "{heavy} of the first 200 were of the tenant with three times the weight"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_says_so_and_waiters_that_go_away_leave_no_trace() {
+        let fair = Fair::new(1, 2);
+        let first = fair.enter(&tenant("a"), 1).await.unwrap();
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let fair = fair.clone();
+                tokio::spawn(async move { fair.enter(&tenant("a"), 1).await.map(|_| ()) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let Err(refused) = fair.enter(&tenant("a"), 1).await else { panic!("the queue is full") };
+        assert_eq!(refused.code, 429);
+        waiters.iter().for_each(|w| w.abort());
+        tokio::task::yield_now().await;
+        drop(first);
+        assert_eq!(fair.load(), (0, 0));
+        assert!(fair.enter(&tenant("a"), 1).await.is_ok());
+    }
+}
