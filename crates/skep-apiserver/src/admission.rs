@@ -90,7 +90,9 @@ fn ask<R>(
 ) -> Result<R, ApiError> {
     let lookup = TenantObjects { objects: &review.app.objects, tenant: review.tenant };
     let authorize = |a: &skep_admission::Attributes<'_>| {
-        let attributes = Attributes::resource(review.user, a.verb, a.group, a.resource).named(a.name);
+        let attributes = Attributes::resource(review.user, a.verb, a.group, a.resource)
+            .in_namespace(a.namespace)
+            .named(a.name);
         let target = skep_auth::authorize::Target::Tenant(review.tenant);
         review.app.authorizer.authorize(review.home, target, &attributes).is_allowed()
     };

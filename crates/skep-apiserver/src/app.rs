@@ -138,6 +138,7 @@ impl App {
         });
         crate::follow::start(&app).await?;
         crate::reaper::start(&app);
+        crate::namespaces::start(&app);
         Ok(app)
     }
 
@@ -183,22 +184,28 @@ impl App {
         Ok(Item { tenant: key.tenant.clone(), value })
     }
 
-    /// The writes that belong to an object's write in the same transaction: a new tenant's first objects.
+    /// The writes that belong to an object's creation in the same transaction: what a new tenant or a new
+    /// namespace has from the start.
     ///
     /// # Errors
     /// When they cannot be made.
-    pub fn companions(
-        &self,
-        kind: &dyn DynKind,
-        object: &dyn Object,
-        now: Timestamp,
-    ) -> Result<Vec<Op>, ApiError> {
-        if kind.resource().group() != "tenancy.skep.io" || kind.resource().resource() != "tenants" {
-            return Ok(Vec::new());
+    pub fn companions(&self, key: &Key, now: Timestamp) -> Result<Vec<Op>, ApiError> {
+        match (key.resource.group(), key.resource.resource()) {
+            ("tenancy.skep.io", "tenants") => {
+                let tenant = TenantName::new(&key.name).map_err(|e| ApiError::bad_request(e.to_string()))?;
+                tenants::first_objects(
+                    &self.registry,
+                    &tenant,
+                    self.pki.ca_pem(),
+                    &self.config.addresses,
+                    now,
+                )
+            }
+            ("", "namespaces") => {
+                tenants::first_in_namespace(&self.registry, &key.tenant, &key.name, self.pki.ca_pem(), now)
+            }
+            _ => Ok(Vec::new()),
         }
-        let name = object.meta().name.as_deref().unwrap_or("");
-        let tenant = TenantName::new(name).map_err(|e| ApiError::bad_request(e.to_string()))?;
-        tenants::first_objects(&self.registry, &tenant, self.pki.ca_pem(), &self.config.addresses, now)
     }
 
     /// Commits a write with what belongs to it. Returns when it is durable, visible, and taken up by the
@@ -277,12 +284,8 @@ impl App {
     /// # Errors
     /// 403 when they may not.
     pub fn authorize_also(&self, call: &Call, action: crate::request::Action) -> Result<(), ApiError> {
-        crate::auth::authorize(
-            self,
-            &call.caller,
-            call.tenant.as_ref(),
-            &crate::request::ResourcePath { action, ..call.path.clone() },
-        )
+        let path = crate::request::ResourcePath { action, ..call.path.clone() };
+        crate::auth::authorize(self, &call.caller, call.tenant.as_ref(), &path, "")
     }
 }
 

@@ -6,16 +6,17 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 use skep_api::UserInfo;
-use skep_auth::attributes::{Attributes, forbidden_message};
+use skep_auth::attributes::{Attributes, FieldRequirement, forbidden_message};
 use skep_auth::authn::{LiveKind, Liveness, ObjectState, TenantDirectory};
 use skep_auth::authorize::Target;
-use skep_auth::identity::{Credential, Identity};
+use skep_auth::identity::Identity;
 use skep_auth::impersonate::{ImpersonationError, impersonate, wanted_user};
 use skep_auth::rbac::Decision;
+use skep_base::selector::FieldSelector;
 use skep_base::{GroupResource, Key, TenantName};
 
 use crate::app::App;
-use crate::request::{ResourcePath, View};
+use crate::request::{Action, ResourcePath, View};
 use crate::status::{About, ApiError};
 
 /// Who makes a request, and whose rights they use.
@@ -98,24 +99,19 @@ pub fn authenticate(
             Some(Ok(identity)) => identity.clone(),
             Some(Err(e)) => return Err(e.clone()),
             None => {
-                // Nobody in particular addresses the tenant of the path, or the operator's.
-                let tenant = match view {
-                    View::Tenant(t) => t.clone(),
-                    View::Own | View::All => TenantName::system(),
-                };
-                Identity::anonymous(tenant)
+                // Without a credential nothing is learned of tenants, not even which there are.
+                if *view != View::Own {
+                    return Err(ApiError::unauthorized());
+                }
+                Identity::anonymous(TenantName::system())
             }
         },
     };
     let record = app.tenants.get(&identity.tenant).filter(|t| !t.closed);
     let same = record.is_some_and(|r| identity.tenant_uid.as_deref().is_none_or(|uid| uid == &*r.uid_text));
     if !same {
-        // The tenant is gone; an anonymous caller asks for one that never was.
-        return Err(if identity.credential == Credential::Anonymous {
-            ApiError::no_such_path()
-        } else {
-            ApiError::unauthorized()
-        });
+        // The tenant is gone, and its credentials with it.
+        return Err(ApiError::unauthorized());
     }
     let user = Arc::new(identity.user.clone());
     Ok(Caller { identity, user })
@@ -156,14 +152,26 @@ pub fn authorize(
     caller: &Caller,
     tenant: Option<&TenantName>,
     path: &ResourcePath,
+    field_selector: &str,
 ) -> Result<(), ApiError> {
-    let attributes = attributes_of(&caller.user, path);
+    // A malformed selector is reported when the request is served; here it simply restricts nothing.
+    let selector: FieldSelector = if path.action.is_read() || path.action == Action::DeleteCollection {
+        field_selector.parse().unwrap_or_default()
+    } else {
+        FieldSelector::default()
+    };
+    let fields: Vec<FieldRequirement> = selector
+        .requirements()
+        .iter()
+        .map(|r| FieldRequirement { field: r.field.clone(), negated: r.negated, value: r.value.clone() })
+        .collect();
+    let attributes = Attributes { field_selector: &fields, ..attributes_of(&caller.user, path) };
     let decision = decide(app, caller, tenant, &attributes);
     if decision.is_allowed() {
         return Ok(());
     }
     let about = About { group: &path.group, resource: &path.resource, name: &path.name };
-    Err(ApiError::forbidden(about, &forbidden_message(&attributes, "")))
+    Err(ApiError::forbidden(about, &forbidden_message(&attributes, &decision.reason().to_string())))
 }
 
 fn attributes_of<'a>(user: &'a UserInfo, path: &'a ResourcePath) -> Attributes<'a> {
@@ -233,9 +241,10 @@ pub fn authorize_path(
 ) -> Result<(), ApiError> {
     let verb = method.as_str().to_ascii_lowercase();
     let attributes = Attributes::path(&caller.user, &verb, path);
-    if decide(app, caller, tenant, &attributes).is_allowed() {
+    let decision = decide(app, caller, tenant, &attributes);
+    if decision.is_allowed() {
         return Ok(());
     }
     let about = About { group: "", resource: "", name: "" };
-    Err(ApiError::forbidden(about, &forbidden_message(&attributes, "")))
+    Err(ApiError::forbidden(about, &forbidden_message(&attributes, &decision.reason().to_string())))
 }

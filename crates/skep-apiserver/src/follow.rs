@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::storage::v1::VolumeAttachment;
+use skep_auth::node::NodeChange;
 use skep_auth::rbac::Change as PolicyChange;
 use skep_base::{GroupResource, Key, Revision, Scope, TenantName};
 use skep_store::{Change, ListOptions, Op, Store, Txn, Value};
@@ -31,7 +34,36 @@ pub async fn start(app: &Arc<App>) -> Result<(), ApiError> {
     for resource in POLICY {
         follow(app, GroupResource::new("rbac.authorization.k8s.io", resource), apply_policy);
     }
+    for (group, resource) in NODE_GRAPH {
+        follow(app, GroupResource::new(group, resource), apply_node_graph);
+    }
     Ok(())
+}
+
+/// What decides which objects a node may read.
+const NODE_GRAPH: [(&str, &str); 3] =
+    [("", "pods"), ("", "persistentvolumes"), ("storage.k8s.io", "volumeattachments")];
+
+fn apply_node_graph(app: &App, key: &Key, value: Option<&Value>) {
+    let nodes = &app.authorizer.nodes;
+    let (tenant, name) = (&key.tenant, &*key.name);
+    match key.resource.resource() {
+        "pods" => {
+            // A pod that is nowhere yet matters to no node, and most writes are of such or leave again.
+            let bound = value.filter(|v| v.attrs().field("spec.nodeName").is_some_and(|n| !n.is_empty()));
+            let pod: Option<Pod> = bound.and_then(|v| serde_json::from_slice(v.json()).ok());
+            nodes.apply(tenant, NodeChange::Pod(&key.namespace, name, pod.as_ref()));
+        }
+        "persistentvolumes" => {
+            let volume: Option<PersistentVolume> = value.and_then(|v| serde_json::from_slice(v.json()).ok());
+            nodes.apply(tenant, NodeChange::PersistentVolume(name, volume.as_ref()));
+        }
+        _ => {
+            let attachment: Option<VolumeAttachment> =
+                value.and_then(|v| serde_json::from_slice(v.json()).ok());
+            nodes.apply(tenant, NodeChange::VolumeAttachment(name, attachment.as_ref()));
+        }
+    }
 }
 
 /// Takes the current state over, then keeps it current in a task.
@@ -108,6 +140,7 @@ fn apply_tenant(app: &App, key: &Key, value: Option<&Value>) {
     let Some(value) = value else {
         app.tenants.remove(&name);
         app.authorizer.rbac.remove_tenant(&name);
+        app.authorizer.nodes.remove_tenant(&name);
         return;
     };
     let object: TenantObject = match serde_json::from_slice(value.json()) {

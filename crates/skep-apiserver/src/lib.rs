@@ -4,7 +4,8 @@
 //! watches. The only part of Skep that touches the store.
 //! **State.** What it must know on every request of tenants and policy, kept current by followers of the
 //! store ([`follow`]); metrics. Everything else is in the store.
-//! **Tasks.** One per connection; one follower per resource that it must know; the tenant reaper.
+//! **Tasks.** One per connection; one follower per resource that it must know; those that clear
+//! deleted tenants and namespaces.
 //! **Must not know.** Controllers, schedulers, hosts: they are clients like any other.
 //!
 //! # A request
@@ -22,6 +23,7 @@ pub mod encode;
 pub mod fair;
 pub mod follow;
 pub mod metrics;
+pub mod namespaces;
 pub mod negotiate;
 pub mod objects;
 pub mod openapi;

@@ -182,7 +182,8 @@ fn tombstone() -> skep_store::NewValue {
     }
 }
 
-fn is_tombstone(value: &Value) -> bool {
+/// Whether a stored value only says that a default object is deleted.
+pub(crate) fn is_tombstone(value: &Value) -> bool {
     value.attrs().field(TOMBSTONE_FIELD).is_some()
 }
 

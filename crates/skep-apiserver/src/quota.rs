@@ -14,6 +14,7 @@ use skep_store::{Expect, Op, Txn, Value, View};
 
 use crate::app::App;
 use crate::encode::new_value;
+use crate::objects::is_tombstone;
 use crate::status::ApiError;
 
 /// The kinds whose objects a recount may have to read.
@@ -48,7 +49,7 @@ fn count(
             Some(n) => Scope::Namespace(resource.clone(), tenant.clone(), n.into()),
             None => Scope::Tenant(resource.clone(), tenant.clone()),
         };
-        for (_, value) in view.list(&scope) {
+        for (_, value) in view.list(&scope).into_iter().filter(|(_, v)| !is_tombstone(v)) {
             let object = kind.decode_stored(value.json()).map_err(ApiError::internal)?;
             recount.add(resource, object.as_ref());
         }

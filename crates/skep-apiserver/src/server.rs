@@ -301,7 +301,7 @@ async fn handle(
     }
     let kind = app.kind(&path.group, &path.version, &path.resource).cloned();
     // Authorization first: who may not use a resource is not told whether it exists.
-    auth::authorize(app, &caller, tenant.as_ref(), &path)?;
+    auth::authorize(app, &caller, tenant.as_ref(), &path, &options.field_selector)?;
     let kind = kind.ok_or_else(ApiError::no_such_path)?;
     let accept = Accept::parse(&parts.headers)?;
     let body = if path.action.is_read() { Bytes::new() } else { read_body(body).await? };

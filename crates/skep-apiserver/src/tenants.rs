@@ -83,6 +83,71 @@ pub struct ServiceAddresses {
     pub endpoint_port: u16,
 }
 
+/// Makes the writes of objects that a tenant gets from the server.
+struct Seeds<'a> {
+    registry: &'a Registry,
+    tenant: &'a TenantName,
+    now: Timestamp,
+    expect: Expect,
+    ops: Vec<Op>,
+}
+
+/// Group, version, resource.
+type Place = (&'static str, &'static str, &'static str);
+
+impl Seeds<'_> {
+    fn add(
+        &mut self,
+        (group, version, plural): Place,
+        namespace: &str,
+        name: &str,
+        object: &serde_json::Value,
+    ) -> Result<(), ApiError> {
+        let kind = self
+            .registry
+            .get(group, version, plural)
+            .ok_or_else(|| ApiError::internal(format_args!("{plural} is not served")))?;
+        let json = serde_json::to_vec(object).map_err(ApiError::internal)?;
+        let mut object = kind.decode(&json, &mut |_| ()).map_err(ApiError::internal)?;
+        let meta: &mut ObjectMeta = object.meta_mut();
+        meta.name = Some(name.to_owned());
+        meta.namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
+        meta.uid = Some(uuid::Uuid::new_v4().to_string());
+        meta.creation_timestamp = Some(Time(self.now));
+        let value = new_value(kind.as_ref(), object.as_ref())?;
+        let key = Key::new(kind.resource().clone(), self.tenant.clone(), namespace, name);
+        self.ops.push(Op::Put { key, value, expect: self.expect, ttl_s: None });
+        Ok(())
+    }
+
+    /// The service account that pods run as when they name none, and whom they may trust.
+    fn namespace(&mut self, name: &str, ca_pem: &str) -> Result<(), ApiError> {
+        self.add(("", "v1", "serviceaccounts"), name, "default", &json!({}))?;
+        let description = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
+        let map = json!({
+            "metadata": {"annotations": {"kubernetes.io/description": description}}, "data": {"ca.crt": ca_pem},
+        });
+        self.add(("", "v1", "configmaps"), name, "kube-root-ca.crt", &map)
+    }
+}
+
+/// The writes that give a new namespace what every namespace has. They replace what an earlier namespace of
+/// the name may have left.
+///
+/// # Errors
+/// 500 when a kind is not registered, which is a defect.
+pub fn first_in_namespace(
+    registry: &Registry,
+    tenant: &TenantName,
+    namespace: &str,
+    ca_pem: &str,
+    now: Timestamp,
+) -> Result<Vec<Op>, ApiError> {
+    let mut seeds = Seeds { registry, tenant, now, expect: Expect::Any, ops: Vec::new() };
+    seeds.namespace(namespace, ca_pem)?;
+    Ok(seeds.ops)
+}
+
 /// The writes that give a new tenant its first objects.
 ///
 /// # Errors
@@ -94,81 +159,35 @@ pub fn first_objects(
     addresses: &ServiceAddresses,
     now: Timestamp,
 ) -> Result<Vec<Op>, ApiError> {
-    let mut ops = Vec::new();
-    let mut add =
-        |group: &str, version: &str, plural: &str, namespace: &str, name: &str, object: serde_json::Value| {
-            let kind = registry
-                .get(group, version, plural)
-                .ok_or_else(|| ApiError::internal(format_args!("{plural} is not served")))?;
-            let json = serde_json::to_vec(&object).map_err(ApiError::internal)?;
-            let mut object = kind.decode(&json, &mut |_| ()).map_err(ApiError::internal)?;
-            let meta: &mut ObjectMeta = object.meta_mut();
-            meta.name = Some(name.to_owned());
-            meta.namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
-            meta.uid = Some(uuid::Uuid::new_v4().to_string());
-            meta.creation_timestamp = Some(Time(now));
-            let value = new_value(kind.as_ref(), object.as_ref())?;
-            let key = Key::new(kind.resource().clone(), tenant.clone(), namespace, name);
-            ops.push(Op::Put { key, value, expect: Expect::Absent, ttl_s: None });
-            Ok::<(), ApiError>(())
-        };
+    let mut seeds = Seeds { registry, tenant, now, expect: Expect::Absent, ops: Vec::new() };
     for namespace in DEFAULT_NAMESPACES {
         let labels = json!({"kubernetes.io/metadata.name": namespace});
-        add(
-            "",
-            "v1",
-            "namespaces",
-            "",
-            namespace,
-            json!({
-                "metadata": {"labels": labels}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
-            }),
-        )?;
-        add("", "v1", "serviceaccounts", namespace, "default", json!({}))?;
-        let annotations = json!({"kubernetes.io/description":
-            "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."});
-        add(
-            "",
-            "v1",
-            "configmaps",
-            namespace,
-            "kube-root-ca.crt",
-            json!({
-                "metadata": {"annotations": annotations}, "data": {"ca.crt": ca_pem},
-            }),
-        )?;
+        let object = json!({
+            "metadata": {"labels": labels}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+        });
+        seeds.add(("", "v1", "namespaces"), "", namespace, &object)?;
+        seeds.namespace(namespace, ca_pem)?;
     }
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    add(
-        "",
-        "v1",
-        "services",
-        "default",
-        "kubernetes",
-        json!({
-            "metadata": {"labels": labels},
-            "spec": {
-                "type": "ClusterIP", "clusterIP": addresses.cluster_ip, "clusterIPs": [addresses.cluster_ip],
-                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
-                "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": addresses.endpoint_port}],
-            },
-        }),
-    )?;
-    let family = if addresses.endpoint_ip.contains(':') { "IPv6" } else { "IPv4" };
-    if registry.get("discovery.k8s.io", "v1", "endpointslices").is_some() {
-        add(
-            "discovery.k8s.io",
-            "v1",
-            "endpointslices",
-            "default",
-            "kubernetes",
-            json!({
-                "metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}},
-                "addressType": family,
-                "ports": [{"name": "https", "port": addresses.endpoint_port, "protocol": "TCP"}],
-                "endpoints": [{"addresses": [addresses.endpoint_ip], "conditions": {"ready": true}}],
-            }),
-        )?;
+    let service = json!({
+        "metadata": {"labels": labels},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": addresses.cluster_ip, "clusterIPs": [addresses.cluster_ip],
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": addresses.endpoint_port}],
+        },
+    });
+    seeds.add(("", "v1", "services"), "default", "kubernetes", &service)?;
+    let slices = ("discovery.k8s.io", "v1", "endpointslices");
+    if registry.get(slices.0, slices.1, slices.2).is_some() {
+        let family = if addresses.endpoint_ip.contains(':') { "IPv6" } else { "IPv4" };
+        let slice = json!({
+            "metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": family,
+            "ports": [{"name": "https", "port": addresses.endpoint_port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [addresses.endpoint_ip], "conditions": {"ready": true}}],
+        });
+        seeds.add(slices, "default", "kubernetes", &slice)?;
     }
-    Ok(ops)
+    Ok(seeds.ops)
 }

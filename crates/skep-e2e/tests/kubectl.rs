@@ -136,6 +136,21 @@ fn the_verbs_of_kubectl() {
 }
 
 #[test]
+fn a_deleted_namespace_takes_everything_with_it() {
+    let server = Server::start();
+    let k = Kubectl::new(&server.tenant("shop"));
+    k.pipe(&["apply"], "{apiVersion: v1, kind: Namespace, metadata: {name: prod}}");
+    k.pipe(&["apply", "-n", "prod"], WEB);
+    k.pipe(&["apply"], WEB);
+    k.run(&["delete", "ns", "prod", "--timeout=60s"]);
+    assert!(k.fail(&["get", "ns", "prod"]).contains(r#"namespaces "prod" not found"#));
+    assert!(!k.run(&["get", "deploy,cm,secret,role", "-A"]).contains("prod"));
+    assert!(k.run(&["get", "deploy"]).contains("web"), "the default namespace is untouched");
+    assert!(k.fail(&["delete", "ns", "default"]).contains("this namespace may not be deleted"));
+    assert_eq!(server.complaints(), Vec::<String>::new());
+}
+
+#[test]
 fn everything_is_there_after_a_restart() {
     let mut server = Server::start();
     let k = Kubectl::new(&server.tenant("shop"));

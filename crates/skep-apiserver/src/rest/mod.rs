@@ -196,6 +196,9 @@ pub async fn serve(call: Call, body: Bytes) -> Result<Response<Body>, ApiError> 
     if info.namespaced && call.path.namespace.is_empty() && !call.path.name.is_empty() {
         return Err(ApiError::no_such_path());
     }
+    if call.path.name.is_empty() && matches!(call.path.action, Action::Update | Action::Patch) {
+        return Err(ApiError::method_not_allowed());
+    }
     if !call.path.subresource.is_empty() {
         return sub::serve(call, body).await;
     }

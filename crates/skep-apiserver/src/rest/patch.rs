@@ -32,7 +32,7 @@ fn refused(rejection: Rejection, message: String) -> ApiError {
             tracing::debug!(message, "patch does not apply");
             ApiError::new(422, "Invalid", skep_patch::UNPROCESSABLE_MESSAGE)
         }
-        Rejection::Internal => ApiError::new(500, "Unknown", message),
+        Rejection::Internal => ApiError::new(500, "", message),
     }
 }
 

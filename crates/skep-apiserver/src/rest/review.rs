@@ -26,6 +26,7 @@ pub async fn answer(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiErro
         "bindings" => {
             let binding: Binding = read_body(call, body, "Binding")?;
             let name = binding.metadata.name.clone().unwrap_or_default();
+            let binding = sub::admitted(call, &name, binding)?;
             sub::bind(call, &name, binding).await
         }
         "tokenreviews" => {

@@ -9,7 +9,7 @@ use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::de::DeserializeOwned;
 use skep_api::{Errors, Object, Path};
-use skep_auth::authn::{BoundObject, ServiceAccountRef};
+use skep_auth::authn::{BoundObject, ServiceAccountRef, TokenRequestError};
 use skep_auth::identity::ObjectRef;
 use skep_base::{GroupResource, Key, Scope};
 use skep_store::{Expect, ListOptions, Op};
@@ -19,6 +19,7 @@ use crate::body::Body;
 use crate::negotiate::ContentType;
 use crate::output::Item;
 use crate::request::Action;
+use crate::rest::admit::Operation;
 use crate::rest::write::{self, Preconditions};
 use crate::rest::{Call, delete, patch, read};
 use crate::status::{self, About, ApiError};
@@ -60,6 +61,22 @@ pub fn read_body<T: DeserializeOwned>(call: &Call, body: &[u8], kind: &str) -> R
     };
     skep_patch::strict::validate_depth(json, write::MAX_DEPTH).map_err(|e| cannot(&e))?;
     serde_json::from_slice(json).map_err(|e| cannot(&e))
+}
+
+/// Asks admission about the body of a subresource that is not the object itself.
+///
+/// # Errors
+/// What admission refuses.
+pub fn admitted<T>(call: &Call, name: &str, body: T) -> Result<T, ApiError>
+where
+    T: k8s_openapi::Metadata<Ty = ObjectMeta> + Clone + PartialEq + serde::Serialize + Send + Sync + 'static,
+{
+    let mut body = skep_admission::Body(body);
+    call.review(call.tenant()?, name, Operation::Create, None, |r| {
+        crate::admission::mutate(r, &mut body)?;
+        crate::admission::validate(r, Some(&body))
+    })?;
+    Ok(body.0)
 }
 
 async fn scale(call: &Call, action: Action, body: Bytes) -> Result<Response<Body>, ApiError> {
@@ -145,6 +162,7 @@ async fn scale(call: &Call, action: Action, body: Bytes) -> Result<Response<Body
 /// `POST pods/NAME/binding`: the scheduler's word.
 async fn binding(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let binding: Binding = read_body(call, body, "Binding")?;
+    let binding = admitted(call, &call.path.name, binding)?;
     bind(call, &call.path.name, binding).await
 }
 
@@ -243,6 +261,7 @@ fn apply_binding(pod: &mut Pod, node: &str, binding: &Binding, now: jiff::Timest
 /// `POST pods/NAME/eviction`: a deletion that disruption budgets may refuse.
 async fn eviction(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let eviction: Eviction = read_body(call, body, "Eviction")?;
+    let eviction = admitted(call, &call.path.name, eviction)?;
     let name = call.path.name.as_str();
     if eviction.metadata.name.as_deref().is_some_and(|n| !n.is_empty() && n != name) {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
@@ -342,6 +361,7 @@ async fn spend_disruption(call: &Call, pod: &Pod) -> Result<(), ApiError> {
 /// `POST serviceaccounts/NAME/token`.
 fn token(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let request: TokenRequest = read_body(call, body, "TokenRequest")?;
+    let request = admitted(call, &call.path.name, request)?;
     let tenant = call.tenant()?;
     let record = call.app.tenants.get(tenant).ok_or_else(ApiError::no_such_path)?;
     let find = |resource: &str, namespace: &str, name: &str| {
@@ -359,7 +379,16 @@ fn token(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let account = find("serviceaccounts", namespace, &call.path.name)?;
     let account: ServiceAccount = serde_json::from_slice(account.value.json()).map_err(ApiError::internal)?;
     let account_uid = account.metadata.uid.unwrap_or_default();
-    let refuse = |e: skep_auth::authn::TokenRequestError| ApiError::new(422, "Invalid", e.to_string());
+    let refuse = |e: TokenRequestError| match e {
+        TokenRequestError::UidConflict { .. } | TokenRequestError::BoundUidConflict { .. } => {
+            ApiError::conflict(call.about(), &e.to_string())
+        }
+        TokenRequestError::OtherAccountsPod { .. } | TokenRequestError::UnsupportedKind(_) => {
+            ApiError::bad_request(e.to_string())
+        }
+        TokenRequestError::Key(_) => ApiError::internal(e),
+        e => ApiError::new(422, "Invalid", e.to_string()),
+    };
     let bound = match skep_auth::authn::Authenticator::bound_object(&request).map_err(refuse)? {
         None => BoundObject::None,
         Some(("Pod", name)) => {

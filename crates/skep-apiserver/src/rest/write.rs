@@ -258,7 +258,7 @@ async fn create_named(
         return call.app.dry_run_item(&key, value);
     }
     let ttl_s = kind.info().ttl_s;
-    more.extend(call.app.companions(kind.as_ref(), object.as_ref(), call.now)?);
+    more.extend(call.app.companions(&key, call.now)?);
     let put = Op::Put { key: key.clone(), value, expect: Expect::Absent, ttl_s };
     match call.app.commit(put, more, charges).await {
         Ok(value) => Ok(Item { tenant: key.tenant, value }),
