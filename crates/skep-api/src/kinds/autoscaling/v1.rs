@@ -163,13 +163,13 @@ impl Convert<v2::HorizontalPodAutoscaler> for HorizontalPodAutoscaler {
             },
             status: status.map(|status| {
                 let current = status.current_metrics.iter().flatten();
-                let cpu = current.filter_map(|m| {
+                let mut cpu = current.filter_map(|m| {
                     let resource =
                         m.resource.as_ref().filter(|r| m.type_ == "Resource" && r.name == "cpu")?;
                     resource.current.average_utilization
                 });
                 HorizontalPodAutoscalerStatus {
-                    current_cpu_utilization_percentage: cpu.last(),
+                    current_cpu_utilization_percentage: cpu.next_back(),
                     current_replicas: status.current_replicas.unwrap_or_default(),
                     desired_replicas: status.desired_replicas,
                     last_scale_time: status.last_scale_time,
