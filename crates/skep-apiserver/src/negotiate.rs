@@ -1,8 +1,11 @@
 //! Which form of answer a client wants, and in which form it sends.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 
+use crate::rest::write::yaml_to_json;
 use crate::status::ApiError;
 
 /// What the answer to a read looks like.
@@ -77,22 +80,40 @@ pub enum ContentType {
     Json,
     /// YAML.
     Yaml,
+    /// Protobuf in Kubernetes' envelope, as clients with generated types send.
+    Protobuf,
 }
 
 impl ContentType {
     /// Reads the `Content-Type` of a body that holds an object.
     ///
     /// # Errors
-    /// 415 for anything that is neither JSON nor YAML.
+    /// 415 for anything that is not JSON, YAML or protobuf.
     pub fn parse(headers: &HeaderMap) -> Result<ContentType, ApiError> {
         match media_type(headers) {
             "" | "application/json" | "*/*" => Ok(ContentType::Json),
             "application/yaml" => Ok(ContentType::Yaml),
+            skep_proto::MEDIA_TYPE => Ok(ContentType::Protobuf),
             _ => Err(ApiError::unsupported_media_type(
-                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
             )),
         }
     }
+}
+
+/// A body that holds an object, as JSON whatever it was written in.
+///
+/// # Errors
+/// 415 for encodings that are not known, 400 for bodies that are not what their headers say.
+pub fn json_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, ApiError> {
+    Ok(match ContentType::parse(headers)? {
+        ContentType::Json => Cow::Borrowed(body),
+        ContentType::Yaml => Cow::Owned(yaml_to_json(body)?),
+        ContentType::Protobuf => {
+            let decoded = skep_proto::decode(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            Cow::Owned(decoded.json)
+        }
+    })
 }
 
 /// The media type of the body, without parameters; empty when nothing is said.
@@ -110,6 +131,24 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, text.parse().unwrap());
         Accept::parse(&headers)
+    }
+
+    #[test]
+    fn bodies_of_every_encoding() {
+        let read = |encoding: &str, body: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, encoding.parse().unwrap());
+            json_body(&headers, body).map(|json| String::from_utf8(json.into_owned()).unwrap())
+        };
+        assert_eq!(read("application/json; charset=utf-8", b"{}").unwrap(), "{}");
+        assert_eq!(read("application/yaml", b"a: 1").unwrap(), "{\"a\":1}");
+        let namespace = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12\x05\x0a\x03\x0a\x01n";
+        assert_eq!(
+            read("application/vnd.kubernetes.protobuf", namespace).unwrap(),
+            r#"{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"n"}}"#
+        );
+        assert_eq!(read("application/vnd.kubernetes.protobuf", b"{}").unwrap_err().code, 400);
+        assert_eq!(read("application/cbor", b"").unwrap_err().code, 415);
     }
 
     #[test]

@@ -13,11 +13,11 @@ use skep_store::{Expect, Op};
 use crate::admission;
 use crate::app::WriteError;
 use crate::body::Body;
-use crate::negotiate::ContentType;
+use crate::negotiate::json_body;
 use crate::output::{Item, ListMeta};
 use crate::rest::admit::Operation;
 use crate::rest::select::Selection;
-use crate::rest::write::{MAX_ATTEMPTS, Preconditions, uid_conflict, yaml_to_json};
+use crate::rest::write::{MAX_ATTEMPTS, Preconditions, uid_conflict};
 use crate::rest::{Call, read};
 use crate::status::{self, About, ApiError};
 
@@ -57,10 +57,7 @@ enum Outcome {
 fn options(call: &Call, body: &Bytes) -> Result<Deletion, ApiError> {
     let mut given = DeleteOptions::default();
     if !body.is_empty() {
-        let json = match ContentType::parse(&call.headers)? {
-            ContentType::Json => body.to_vec(),
-            ContentType::Yaml => yaml_to_json(body)?,
-        };
+        let json = json_body(&call.headers, body)?;
         // Clients send any version of DeleteOptions; only its fields count.
         let mut tree: serde_json::Value = serde_json::from_slice(&json)
             .map_err(|e| ApiError::bad_request(format!("the body is not a DeleteOptions: {e}")))?;
@@ -74,6 +71,11 @@ fn options(call: &Call, body: &Bytes) -> Result<Deletion, ApiError> {
         given = serde_json::from_value(tree)
             .map_err(|e| ApiError::bad_request(format!("the body is not a DeleteOptions: {e}")))?;
     }
+    deletion(call, given)
+}
+
+/// What is asked for, by the options given and, where they say nothing, by the query.
+fn deletion(call: &Call, given: DeleteOptions) -> Result<Deletion, ApiError> {
     let o = &call.options;
     let policy = given.propagation_policy.or_else(|| o.propagation.clone()).filter(|p| !p.is_empty());
     let orphan = given.orphan_dependents.or(o.orphan_dependents);
@@ -200,11 +202,7 @@ pub async fn delete_collection(call: &Call, body: &Bytes) -> Result<Response<Bod
 /// # Errors
 /// As for [`delete`].
 pub async fn evict(call: &Call, key: &Key, options: Option<DeleteOptions>) -> Result<(), ApiError> {
-    let body = match options {
-        Some(o) => serde_json::to_vec(&o).map_err(ApiError::internal)?.into(),
-        None => Bytes::new(),
-    };
-    let deletion = self::options(call, &body)?;
+    let deletion = deletion(call, options.unwrap_or_default())?;
     delete_key(call, key, &deletion).await.map(|_| ())
 }
 

@@ -16,7 +16,7 @@ use skep_store::{Expect, ListOptions, Op};
 
 use crate::app::{Charges, WriteError};
 use crate::body::Body;
-use crate::negotiate::ContentType;
+use crate::negotiate::json_body;
 use crate::output::Item;
 use crate::request::Action;
 use crate::rest::admit::Operation;
@@ -48,14 +48,7 @@ pub async fn serve(call: Call, body: Bytes) -> Result<Response<Body>, ApiError> 
 /// # Errors
 /// 400 for anything else than such an object.
 pub fn read_body<T: DeserializeOwned>(call: &Call, body: &[u8], kind: &str) -> Result<T, ApiError> {
-    let converted;
-    let json = match ContentType::parse(&call.headers)? {
-        ContentType::Json => body,
-        ContentType::Yaml => {
-            converted = write::yaml_to_json(body)?;
-            &converted
-        }
-    };
+    let json = &*json_body(&call.headers, body)?;
     let cannot = |e: &dyn std::fmt::Display| {
         ApiError::bad_request(format!("the body cannot be handled as a {kind}: {e}"))
     };

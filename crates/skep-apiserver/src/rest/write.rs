@@ -12,7 +12,7 @@ use crate::admission;
 use crate::alloc;
 use crate::app::{Charges, WriteError};
 use crate::body::Body;
-use crate::negotiate::ContentType;
+use crate::negotiate::json_body;
 use crate::output::{Item, TENANT_ANNOTATION};
 use crate::request::FieldValidation;
 use crate::rest::admit::Operation;
@@ -35,15 +35,7 @@ pub const MAX_DEPTH: usize = 128;
 /// 400 for anything that is not one, and for unknown or duplicate fields when they are to be refused;
 /// 415 for other encodings.
 pub fn decode(call: &Call, body: &Bytes) -> Result<Box<dyn Object>, ApiError> {
-    let converted;
-    let json: &[u8] = match ContentType::parse(&call.headers)? {
-        ContentType::Json => body,
-        ContentType::Yaml => {
-            converted = yaml_to_json(body)?;
-            &converted
-        }
-    };
-    decode_json(call, json)
+    decode_json(call, &json_body(&call.headers, body)?)
 }
 
 /// YAML to JSON, refusing what would grow without bound.
