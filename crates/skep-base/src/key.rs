@@ -80,6 +80,18 @@ impl Key {
         s.push_str(&self.name);
         s
     }
+
+    /// Reads a [`Key::path`] back. `None` unless it has exactly three parts, the first is a tenant's name
+    /// and the last is not empty.
+    #[must_use]
+    pub fn from_path(resource: GroupResource, path: &str) -> Option<Key> {
+        let mut parts = path.split('\0');
+        let (tenant, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() || name.is_empty() {
+            return None;
+        }
+        Some(Key::new(resource, TenantName::new(tenant).ok()?, namespace, name))
+    }
 }
 
 impl fmt::Display for Key {
@@ -152,5 +164,11 @@ mod tests {
         keys.sort();
         by_path.sort_by_key(Key::path);
         assert_eq!(keys, by_path);
+        for k in keys {
+            assert_eq!(Key::from_path(k.resource.clone(), &k.path()), Some(k));
+        }
+        for bad in ["", "a", "a\0b", "a\0b\0c\0d", "A\0b\0c", "\0b\0c", "a\0b\0"] {
+            assert_eq!(Key::from_path(GroupResource::new("", "pods"), bad), None, "{bad:?}");
+        }
     }
 }

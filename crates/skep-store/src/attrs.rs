@@ -1,118 +1,255 @@
-//! What selectors look at: labels and selectable fields, kept beside an object's bytes so that selecting
-//! never decodes JSON.
+//! Labels and selectable fields of an object, compact, so that a selector never decodes JSON.
 //!
-//! Layout: label count, field count (`u16` little-endian each), then for every entry the lengths of key
-//! and value (`u16` each), a flag byte, key, value. Labels come first, sorted as given.
+//! The encoding is persisted with every value: `varint(labels_bytes) labels fields`, each a run of
+//! `varint(tag) key varint(len) value`. A tag is `length << 2 | 0b00` for a key spelled out and
+//! `number << 2 | 0b10` for one of [`WELL_KNOWN`]; bit 0 marks a field as an index term.
 
-/// A view of encoded attributes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attrs<'a>(&'a [u8]);
+use std::fmt;
 
-const HEADER_LEN: usize = 4;
-const ENTRY_HEADER_LEN: usize = 5;
-const INDEXED: u8 = 1;
+/// Keys that most objects repeat, stored as one byte. **Persisted by position: append only, at most 2^5
+/// entries if the tag is to stay one byte.**
+const WELL_KNOWN: &[&str] = &[
+    "spec.nodeName",
+    "status.phase",
+    "status.podIP",
+    "status.nominatedNodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "spec.hostNetwork",
+    "spec.unschedulable",
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "reason",
+    "reportingComponent",
+    "source",
+    "type",
+    "status.replicas",
+    "status.successful",
+    "spec.signerName",
+    "app",
+    "k8s-app",
+    "pod-template-hash",
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/component",
+    "app.kubernetes.io/part-of",
+    "kubernetes.io/metadata.name",
+    "kubernetes.io/hostname",
+];
+
+const TAG_INDEXED: u64 = 0b01;
+const TAG_WELL_KNOWN: u64 = 0b10;
+
+/// Longest key or value of a label or field: labels have at most 63 bytes and fields hold names and
+/// addresses, and all of them stay in memory.
+const ATTR_MAX_BYTES: usize = 65_535;
+/// Most labels, and most fields, of one object.
+const ATTRS_MAX: usize = 65_535;
 
 /// Why attributes cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttrsError {
-    /// Lengths are 16-bit: ample for labels (63) and fields (names, addresses).
+    /// A key or value is too long.
     #[error("the label or field {0:?} is longer than 65535 bytes")]
     TooLong(String),
-    /// Counts are 16-bit too.
+    /// There are too many.
     #[error("an object may have at most 65535 labels")]
     TooMany,
 }
 
-/// Encodes attributes.
-#[derive(Clone, Debug)]
+/// Encodes attributes. Leave out a field whose value is empty (selectors read an absent field as empty),
+/// and the object's name and namespace, which its key has.
+#[derive(Clone, Debug, Default)]
 pub struct AttrsBuilder {
-    bytes: Vec<u8>,
-    labels: usize,
-    fields: usize,
+    labels: Section,
+    fields: Section,
 }
 
-impl Default for AttrsBuilder {
-    fn default() -> Self {
-        AttrsBuilder { bytes: vec![0; HEADER_LEN], labels: 0, fields: 0 }
+#[derive(Clone, Debug, Default)]
+struct Section {
+    entries: usize,
+    bytes: Vec<u8>,
+}
+
+impl Section {
+    fn add(&mut self, key: &str, value: &str, indexed: bool) -> Result<(), AttrsError> {
+        if key.len() > ATTR_MAX_BYTES || value.len() > ATTR_MAX_BYTES {
+            return Err(AttrsError::TooLong(key.chars().take(64).collect()));
+        }
+        self.entries += 1;
+        put_entry(&mut self.bytes, key, value, indexed);
+        Ok(())
     }
 }
 
 impl AttrsBuilder {
-    /// Adds a label. All labels come before the first field.
+    /// Adds a label. The first one given for a key is the one that is found.
     ///
     /// # Errors
     /// When it is too long to encode.
     pub fn label(&mut self, key: &str, value: &str) -> Result<(), AttrsError> {
-        debug_assert_eq!(self.fields, 0, "labels come before fields");
-        self.labels += 1;
-        self.entry(key, value, 0)
+        self.labels.add(key, value, false)
     }
 
-    /// Adds a selectable field; `indexed` ones are also kept in the store's index.
+    /// Adds a selectable field. Objects are also listed and watched by `indexed` ones; each of those costs
+    /// every write of the object, so keep it for what is selected on all the time.
     ///
     /// # Errors
     /// When it is too long to encode.
     pub fn field(&mut self, key: &str, value: &str, indexed: bool) -> Result<(), AttrsError> {
-        self.fields += 1;
-        self.entry(key, value, if indexed { INDEXED } else { 0 })
-    }
-
-    fn entry(&mut self, key: &str, value: &str, flags: u8) -> Result<(), AttrsError> {
-        let len =
-            |s: &str| u16::try_from(s.len()).map_err(|_| AttrsError::TooLong(key.chars().take(64).collect()));
-        self.bytes.extend_from_slice(&len(key)?.to_le_bytes());
-        self.bytes.extend_from_slice(&len(value)?.to_le_bytes());
-        self.bytes.push(flags);
-        self.bytes.extend_from_slice(key.as_bytes());
-        self.bytes.extend_from_slice(value.as_bytes());
-        Ok(())
+        self.fields.add(key, value, indexed)
     }
 
     /// The encoded form.
     ///
     /// # Errors
     /// When there are too many entries.
-    pub fn build(mut self) -> Result<Vec<u8>, AttrsError> {
-        let count = |n: usize| u16::try_from(n).map_err(|_| AttrsError::TooMany);
-        self.bytes[..2].copy_from_slice(&count(self.labels)?.to_le_bytes());
-        self.bytes[2..4].copy_from_slice(&count(self.fields)?.to_le_bytes());
-        Ok(self.bytes)
+    pub fn build(self) -> Result<Vec<u8>, AttrsError> {
+        if self.labels.entries > ATTRS_MAX || self.fields.entries > ATTRS_MAX {
+            return Err(AttrsError::TooMany);
+        }
+        if self.labels.entries + self.fields.entries == 0 {
+            return Ok(Vec::new());
+        }
+        let mut out = Vec::with_capacity(self.labels.bytes.len() + self.fields.bytes.len() + 4);
+        put_varint(&mut out, self.labels.bytes.len() as u64);
+        out.extend_from_slice(&self.labels.bytes);
+        out.extend_from_slice(&self.fields.bytes);
+        Ok(out)
     }
 }
 
+fn put_varint(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+fn put_entry(out: &mut Vec<u8>, key: &str, value: &str, indexed: bool) {
+    let flag = if indexed { TAG_INDEXED } else { 0 };
+    match WELL_KNOWN.iter().position(|k| *k == key) {
+        Some(number) => put_varint(out, (number as u64) << 2 | TAG_WELL_KNOWN | flag),
+        None => {
+            put_varint(out, (key.len() as u64) << 2 | flag);
+            out.extend_from_slice(key.as_bytes());
+        }
+    }
+    put_varint(out, value.len() as u64);
+    out.extend_from_slice(value.as_bytes());
+}
+
+/// A view of encoded attributes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Attrs<'a>(&'a [u8]);
+
 impl<'a> Attrs<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Attrs<'a> {
+    /// Wraps bytes that came from a disk: `None` unless they are exactly what [`AttrsBuilder`] could
+    /// have written, as far as structure and UTF-8 go.
+    pub(crate) fn check(bytes: &'a [u8]) -> Option<Attrs<'a>> {
+        let view = Attrs(bytes);
+        let (labels, fields) = view.split()?;
+        for section in [labels, fields] {
+            let mut rest = section;
+            while !rest.is_empty() {
+                take_entry(&mut rest)?;
+            }
+        }
+        Some(view)
+    }
+
+    pub(crate) fn trusted(bytes: &'a [u8]) -> Attrs<'a> {
         Attrs(bytes)
     }
 
-    fn count(self, at: usize) -> usize {
-        self.0.get(at..at + 2).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])))
+    fn split(self) -> Option<(&'a [u8], &'a [u8])> {
+        if self.0.is_empty() {
+            return Some((&[], &[]));
+        }
+        let mut rest = self.0;
+        let labels_bytes = usize::try_from(take_varint(&mut rest)?).ok()?;
+        rest.split_at_checked(labels_bytes)
     }
 
-    fn entries(self) -> Entries<'a> {
-        Entries { rest: self.0.get(HEADER_LEN..).unwrap_or(&[]) }
+    fn label_bytes(self) -> &'a [u8] {
+        self.split().map_or(&[], |(labels, _)| labels)
     }
 
-    /// All labels.
-    pub fn labels(self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.entries().take(self.count(0)).map(|(k, v, _)| (k, v))
+    fn field_bytes(self) -> &'a [u8] {
+        self.split().map_or(&[], |(_, fields)| fields)
     }
 
-    /// A label's value.
+    /// The value of a label.
     #[must_use]
     pub fn label(self, key: &str) -> Option<&'a str> {
         self.labels().find(|(k, _)| *k == key).map(|(_, v)| v)
     }
 
-    /// A selectable field's value.
+    /// All labels, in the order in which they were added.
+    pub fn labels(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        Entries { rest: self.label_bytes() }.map(|(k, v, _)| (k, v))
+    }
+
+    /// The value of a field.
     #[must_use]
     pub fn field(self, key: &str) -> Option<&'a str> {
-        self.entries().skip(self.count(0)).find(|(k, _, _)| *k == key).map(|(_, v, _)| v)
+        self.fields().find(|(k, _)| *k == key).map(|(_, v)| v)
+    }
+
+    /// All fields, in the order in which they were added.
+    pub fn fields(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        Entries { rest: self.field_bytes() }.map(|(k, v, _)| (k, v))
     }
 
     /// The fields that are kept in the index.
     pub fn indexed(self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.entries().skip(self.count(0)).filter(|(_, _, f)| f & INDEXED != 0).map(|(k, v, _)| (k, v))
+        Entries { rest: self.field_bytes() }.filter(|(_, _, indexed)| *indexed).map(|(k, v, _)| (k, v))
+    }
+
+    /// Where each index term's entry starts in the encoded bytes, to be read with [`Attrs::term_at`].
+    pub(crate) fn term_offsets(self) -> impl Iterator<Item = u32> {
+        let base = self.0.len() - self.field_bytes().len();
+        let mut rest = self.field_bytes();
+        let total = rest.len();
+        std::iter::from_fn(move || {
+            while !rest.is_empty() {
+                let offset = base + total - rest.len();
+                let (_, _, indexed) = take_entry(&mut rest)?;
+                if indexed {
+                    return Some(offset as u32);
+                }
+            }
+            None
+        })
+    }
+
+    /// The field and value of the entry at an offset from [`Attrs::term_offsets`].
+    pub(crate) fn term_at(self, offset: u32) -> (&'a str, &'a str) {
+        let mut rest = self.0.get(offset as usize..).unwrap_or_default();
+        take_entry(&mut rest).map_or(("", ""), |(field, value, _)| (field, value))
+    }
+
+    /// Whether the object has an index term.
+    #[must_use]
+    pub fn has_term(self, field: &str, value: &str) -> bool {
+        self.indexed().any(|(f, v)| f == field && v == value)
+    }
+}
+
+impl fmt::Debug for Attrs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attrs")
+            .field("labels", &self.labels().collect::<Vec<_>>())
+            .field("fields", &self.fields().collect::<Vec<_>>())
+            .field("terms", &self.indexed().map(|t| t.0).collect::<Vec<_>>())
+            .finish()
     }
 }
 
@@ -121,54 +258,128 @@ struct Entries<'a> {
 }
 
 impl<'a> Iterator for Entries<'a> {
-    type Item = (&'a str, &'a str, u8);
+    type Item = (&'a str, &'a str, bool);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let header = self.rest.get(..ENTRY_HEADER_LEN)?;
-        let key_len = usize::from(u16::from_le_bytes([header[0], header[1]]));
-        let value_len = usize::from(u16::from_le_bytes([header[2], header[3]]));
-        let flags = header[4];
-        let body = &self.rest[ENTRY_HEADER_LEN..];
-        let key = std::str::from_utf8(body.get(..key_len)?).ok()?;
-        let value = std::str::from_utf8(body.get(key_len..key_len + value_len)?).ok()?;
-        self.rest = &body[key_len + value_len..];
-        Some((key, value, flags))
+        if self.rest.is_empty() {
+            return None;
+        }
+        take_entry(&mut self.rest)
     }
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut n = 0u64;
+    for shift in (0..63).step_by(7) {
+        let (&byte, tail) = rest.split_first()?;
+        *rest = tail;
+        n |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(n);
+        }
+    }
+    None
+}
+
+fn take_str<'a>(rest: &mut &'a [u8], len: u64) -> Option<&'a str> {
+    let (text, tail) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+    *rest = tail;
+    std::str::from_utf8(text).ok()
+}
+
+fn take_entry<'a>(rest: &mut &'a [u8]) -> Option<(&'a str, &'a str, bool)> {
+    let tag = take_varint(rest)?;
+    let key = if tag & TAG_WELL_KNOWN == 0 {
+        take_str(rest, tag >> 2)?
+    } else {
+        *WELL_KNOWN.get(usize::try_from(tag >> 2).ok()?)?
+    };
+    let value_len = take_varint(rest)?;
+    let value = take_str(rest, value_len)?;
+    Some((key, value, tag & TAG_INDEXED != 0))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> impl Strategy<Value = String> {
+        prop_oneof![
+            proptest::sample::select(WELL_KNOWN).prop_map(str::to_owned),
+            "[a-z./ä]{0,12}",
+            "[a-z]{100,200}",
+        ]
+    }
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out(
-            labels in proptest::collection::btree_map("[a-z]{1,8}", "[a-z]{0,8}", 0..6),
-            fields in proptest::collection::btree_map("[a-z.]{1,8}", (".{0,8}", any::<bool>()), 0..6),
+        fn reads_back_what_was_built(
+            labels in proptest::collection::btree_map(key(), ".{0,20}", 0..8),
+            fields in proptest::collection::btree_map(key(), (".{0,200}", any::<bool>()), 0..8),
+            absent in "[A-Z]{3}",
         ) {
-            let mut b = AttrsBuilder::default();
-            for (k, v) in &labels { b.label(k, v).unwrap(); }
-            for (k, (v, indexed)) in &fields { b.field(k, v, *indexed).unwrap(); }
-            let bytes = b.build().unwrap();
-            let attrs = Attrs::new(&bytes);
-            for (k, v) in &labels { prop_assert_eq!(attrs.label(k), Some(v.as_str())); }
-            for (k, (v, _)) in &fields { prop_assert_eq!(attrs.field(k), Some(v.as_str())); }
-            prop_assert_eq!(attrs.indexed().count(), fields.values().filter(|(_, i)| *i).count());
-            prop_assert_eq!(attrs.labels().count(), labels.len());
-            prop_assert_eq!(attrs.label("UNKNOWN"), None);
+            let mut builder = AttrsBuilder::default();
+            for (k, v) in &labels {
+                builder.label(k, v).unwrap();
+            }
+            for (k, (v, indexed)) in &fields {
+                builder.field(k, v, *indexed).unwrap();
+            }
+            let bytes = builder.build().unwrap();
+            let attrs = Attrs::check(&bytes).unwrap();
+            let of = |m: &BTreeMap<String, String>| m.clone().into_iter().collect::<Vec<_>>();
+            let read: Vec<_> = attrs.labels().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            prop_assert_eq!(read, of(&labels));
+            for (k, v) in &labels {
+                prop_assert_eq!(attrs.label(k), Some(v.as_str()));
+            }
+            let read: Vec<_> = attrs.fields().collect();
+            prop_assert_eq!(read, fields.iter().map(|(k, (v, _))| (k.as_str(), v.as_str())).collect::<Vec<_>>());
+            for (k, (v, indexed)) in &fields {
+                prop_assert_eq!(attrs.field(k), Some(v.as_str()));
+                prop_assert_eq!(attrs.has_term(k, v), *indexed);
+            }
+            let terms: Vec<_> = attrs.indexed().collect();
+            prop_assert_eq!(attrs.term_offsets().map(|o| attrs.term_at(o)).collect::<Vec<_>>(), terms);
+            prop_assert_eq!((attrs.label(&absent), attrs.field(&absent)), (None, None));
         }
 
         #[test]
-        fn damaged_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let attrs = Attrs::new(&bytes);
-            let _ = (attrs.label("a"), attrs.field("b"), attrs.indexed().count());
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let attrs = Attrs::trusted(&bytes);
+            let _ = (attrs.labels().count(), attrs.fields().count(), attrs.term_offsets().count());
+            if let Some(attrs) = Attrs::check(&bytes) {
+                attrs.term_offsets().for_each(|o| drop(attrs.term_at(o).0.to_owned()));
+            }
         }
     }
 
     #[test]
-    fn overlong_values_are_refused() {
-        let mut b = AttrsBuilder::default();
-        assert!(matches!(b.label("k", &"x".repeat(70_000)), Err(AttrsError::TooLong(_))));
+    fn no_attributes_take_no_bytes() {
+        assert!(AttrsBuilder::default().build().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_well_known_key_takes_one_byte() {
+        let mut builder = AttrsBuilder::default();
+        builder.field("spec.nodeName", "n", true).unwrap();
+        let bytes = builder.build().unwrap();
+        assert_eq!(bytes.len(), 4, "length of the labels, tag, length of the value, value");
+        assert!(Attrs::trusted(&bytes).has_term("spec.nodeName", "n"));
+        assert!(!Attrs::trusted(&bytes).has_term("spec.nodeName", "m"));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused() {
+        let mut builder = AttrsBuilder::default();
+        assert!(matches!(builder.label("k", &"x".repeat(70_000)), Err(AttrsError::TooLong(k)) if k == "k"));
+        for n in 0..=ATTRS_MAX {
+            builder.label(&n.to_string(), "").unwrap();
+        }
+        assert_eq!(builder.build(), Err(AttrsError::TooMany));
     }
 }

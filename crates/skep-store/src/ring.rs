@@ -1,17 +1,24 @@
-//! The recent changes, shared by all watchers.
+//! Recent changes, once, in one bounded ring; and streams: who sees which of them.
 //!
-//! Changes are kept once, per resource in revision order, and dropped oldest first. A watcher holds only a
-//! position. So that a tenant's watchers do not look at other tenants' changes, a *stream* is kept for each
-//! (resource, tenant) and each (resource, tenant, indexed field = value) **that somebody watches**: a list of
-//! the same shared changes, and a signal. What nobody watches costs nothing.
+//! A stream is the changes of a resource, of a resource in one tenant, or of those objects in one tenant
+//! that have an index term. It holds pointers to the changes of its own that are in the ring, so a watcher
+//! is a number (how far it has read in its stream): it has no queue, costs nothing while its stream is
+//! idle, and never looks at other streams' changes. A stream exists only while it has a change in the ring
+//! or a watcher.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use rustc_hash::FxHashMap;
-use skep_base::{GroupResource, Revision, Scope, TenantName};
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+use rustc_hash::FxBuildHasher;
+use skep_base::{Revision, Scope};
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+use crate::attrs::Attrs;
+use crate::state::TableId;
 use crate::txn::Change;
 
 /// How much the ring remembers.
@@ -19,7 +26,8 @@ use crate::txn::Change;
 pub struct RingLimits {
     /// Most changes. Fewer, and watchers that reconnect after a burst must list anew.
     pub events: usize,
-    /// Most bytes of values that only the ring still holds. This memory comes on top of the live objects.
+    /// Most bytes that only the ring still holds: superseded values, and its own bookkeeping. This memory
+    /// comes on top of the live objects.
     pub superseded_bytes: usize,
 }
 
@@ -29,265 +37,325 @@ impl Default for RingLimits {
     }
 }
 
-/// What a watcher is woken for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum StreamKey {
-    Resource(GroupResource),
-    Tenant(GroupResource, TenantName),
-    Term(GroupResource, TenantName, Box<str>, Box<str>),
+/// What one change costs beyond the value that only the ring still holds: the change itself, its key's
+/// texts, and its slots in the ring and in three to four streams.
+const CHANGE_COST_BYTES: usize = 320;
+/// What a stream without watchers costs.
+const STREAM_COST_BYTES: usize = 320;
+
+type StreamKey = SmallVec<[u8; 128]>;
+
+/// One stream: see the module.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    key: Arc<[u8]>,
+    queue: RwLock<Queue>,
+    /// Position behind the newest change, so that an idle watcher takes no lock.
+    tail: AtomicU64,
+    pub(crate) grown: Notify,
+    pub(crate) shrunk: Notify,
+    watchers: AtomicUsize,
+    touched_at: AtomicU64,
+    shrunk_at: AtomicU64,
 }
 
-impl StreamKey {
-    /// The narrowest stream that holds all changes of a scope.
-    pub(crate) fn of(scope: &Scope, index: Option<(&str, &str)>) -> StreamKey {
-        let resource = scope.resource().clone();
-        match (scope.tenant(), index) {
-            (None, _) => StreamKey::Resource(resource),
-            (Some(t), None) => StreamKey::Tenant(resource, t.clone()),
-            (Some(t), Some((field, value))) => {
-                StreamKey::Term(resource, t.clone(), field.into(), value.into())
+#[derive(Debug, Default)]
+struct Queue {
+    /// Position of the oldest change that is still held.
+    first: u64,
+    changes: VecDeque<Arc<Change>>,
+}
+
+/// The stream has dropped changes that the reader had not seen.
+pub(crate) struct FellOut;
+
+impl Stream {
+    fn new(key: Arc<[u8]>) -> Stream {
+        Stream {
+            key,
+            queue: RwLock::default(),
+            tail: AtomicU64::new(0),
+            grown: Notify::new(),
+            shrunk: Notify::new(),
+            watchers: AtomicUsize::new(0),
+            touched_at: AtomicU64::new(0),
+            shrunk_at: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn tail(&self) -> u64 {
+        self.tail.load(Ordering::Acquire)
+    }
+
+    /// Reads on from a position: passes up to `max` changes, and moves the position behind them.
+    pub(crate) fn read(
+        &self,
+        position: &mut u64,
+        max: usize,
+        mut each: impl FnMut(&Arc<Change>),
+    ) -> Result<(), FellOut> {
+        let queue = self.queue.read();
+        let Some(skip) = position.checked_sub(queue.first) else { return Err(FellOut) };
+        for change in queue.changes.iter().skip(skip as usize).take(max) {
+            each(change);
+            *position += 1;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_lost(&self, position: u64) -> bool {
+        position < self.queue.read().first
+    }
+
+    /// Position of the first change after a revision.
+    fn position_after(&self, revision: Revision) -> u64 {
+        let queue = self.queue.read();
+        queue.first + queue.changes.partition_point(|c| c.revision <= revision) as u64
+    }
+
+    /// The changes after a revision, oldest first, until `each` returns false.
+    fn each_after(&self, revision: Revision, mut each: impl FnMut(&Arc<Change>) -> bool) {
+        let queue = self.queue.read();
+        let start = queue.changes.partition_point(|c| c.revision <= revision);
+        for change in queue.changes.range(start..) {
+            if !each(change) {
+                return;
             }
         }
     }
 }
 
-#[derive(Default)]
-struct Stream {
-    events: VecDeque<Arc<Change>>,
-    /// Every change of the stream after this revision is here or was dropped later; older ones are only
-    /// with the resource.
-    since: Revision,
-    /// The newest change that was dropped.
-    dropped: Revision,
-    signal: Arc<Notify>,
-    watchers: usize,
+/// The streams that got something new, or lost something old, by a publication: to be woken outside of
+/// the lock.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    grown: Vec<Arc<Stream>>,
+    shrunk: Vec<Arc<Stream>>,
+    /// Dropped here so that freeing values does not happen under the lock.
+    evicted: Vec<Arc<Change>>,
 }
 
-/// All of it. Lives under the store's lock.
+impl Wake {
+    /// Wakes the watchers. Call it without the store's lock.
+    pub(crate) fn wake(&mut self) {
+        for stream in self.grown.drain(..) {
+            stream.grown.notify_waiters();
+        }
+        for stream in self.shrunk.drain(..) {
+            stream.shrunk.notify_waiters();
+        }
+        self.evicted.clear();
+    }
+}
+
+/// The ring: see the module.
+#[derive(Debug)]
 pub(crate) struct Ring {
+    changes: VecDeque<(TableId, Arc<Change>)>,
+    streams: HashMap<Arc<[u8]>, Arc<Stream>, FxBuildHasher>,
     limits: RingLimits,
-    all: VecDeque<Arc<Change>>,
-    resources: FxHashMap<GroupResource, VecDeque<Arc<Change>>>,
-    dropped: FxHashMap<GroupResource, Revision>,
-    streams: FxHashMap<StreamKey, Stream>,
-    /// How many of the streams are of a term: while there are none, indexed fields are not even looked at.
-    terms: usize,
-    superseded_bytes: usize,
-    /// Nothing before this is remembered for any resource: where the ring began.
+    bytes: usize,
+    /// Nothing up to here was ever in the ring.
     began: Revision,
-}
-
-/// The changes that a watcher asked for are no longer remembered.
-pub(crate) struct Lost;
-
-/// The first event of a deque that is newer than a revision.
-fn newer(events: &VecDeque<Arc<Change>>, than: Revision) -> usize {
-    events.partition_point(|e| e.revision <= than)
-}
-
-fn superseded(change: &Change) -> usize {
-    // The fixed part stands for the change itself and its places in the lists.
-    const CHANGE_BYTES: usize = 160;
-    CHANGE_BYTES + change.prev.as_ref().map_or(0, |v| v.size_bytes())
+    /// The newest change of each table that has left the ring; zero while none has.
+    evicted: Vec<Revision>,
+    publications: u64,
 }
 
 impl Ring {
-    pub(crate) fn new(limits: RingLimits, began: Revision) -> Ring {
+    pub(crate) fn new(limits: RingLimits) -> Ring {
         Ring {
+            changes: VecDeque::new(),
+            streams: HashMap::with_hasher(FxBuildHasher),
             limits,
-            all: VecDeque::new(),
-            resources: FxHashMap::default(),
-            dropped: FxHashMap::default(),
-            streams: FxHashMap::default(),
-            terms: 0,
-            superseded_bytes: 0,
-            began,
+            bytes: 0,
+            began: Revision::ZERO,
+            evicted: Vec::new(),
+            publications: 0,
         }
     }
 
-    /// While loading: nothing up to this revision is remembered.
-    pub(crate) fn begin_after(&mut self, revision: Revision) {
-        self.began = self.began.max(revision);
+    /// The revision from which on all changes of a table are in the ring. A table that rarely changes keeps
+    /// an old floor: others' changes do not push its watchers out.
+    pub(crate) fn floor(&self, table: Option<TableId>) -> Revision {
+        let evicted = table.and_then(|t| self.evicted.get(t as usize)).copied().unwrap_or_default();
+        evicted.max(self.began)
     }
 
-    /// Where the ring begins.
-    pub(crate) fn began(&self) -> Revision {
-        self.began
-    }
-
-    /// The oldest revision from which all changes of a resource are remembered.
-    pub(crate) fn floor(&self, resource: &GroupResource) -> Revision {
-        self.dropped.get(resource).copied().unwrap_or(self.began)
+    /// History starts after this revision.
+    pub(crate) fn start_at(&mut self, revision: Revision) {
+        self.began = revision;
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.all.len()
+        self.changes.len()
     }
 
-    pub(crate) fn superseded_bytes(&self) -> usize {
-        self.superseded_bytes
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    pub(crate) fn stream_count(&self) -> usize {
-        self.streams.len()
+    /// Streams that somebody watches.
+    pub(crate) fn watched_stream_count(&self) -> usize {
+        self.streams.values().filter(|s| s.watchers.load(Ordering::Relaxed) > 0).count()
     }
 
-    /// Appends a change; the signals of those whom it concerns are added to `wake`.
-    pub(crate) fn push(&mut self, change: &Arc<Change>, wake: &mut Vec<Arc<Notify>>) {
-        let resource = &change.key.resource;
-        self.superseded_bytes += superseded(change);
-        self.all.push_back(change.clone());
-        match self.resources.get_mut(resource) {
-            Some(events) => events.push_back(change.clone()),
-            None => {
-                self.resources.insert(resource.clone(), VecDeque::from([change.clone()]));
-            }
+    /// Takes in changes in revision order.
+    pub(crate) fn publish(&mut self, changes: impl Iterator<Item = (TableId, Arc<Change>)>, wake: &mut Wake) {
+        self.publications += 1;
+        for (table, change) in changes {
+            self.bytes += cost(&change);
+            let (streams, bytes, publication) = (&mut self.streams, &mut self.bytes, self.publications);
+            each_stream_key(table, &change, |key| {
+                let stream = match streams.get(key) {
+                    Some(stream) => stream,
+                    None => {
+                        let key: Arc<[u8]> = key.into();
+                        let stream = Arc::new(Stream::new(key.clone()));
+                        streams.entry(key).or_insert(stream)
+                    }
+                };
+                let mut queue = stream.queue.write();
+                if queue.changes.is_empty() {
+                    *bytes += STREAM_COST_BYTES;
+                }
+                queue.changes.push_back(change.clone());
+                let tail = queue.first + queue.changes.len() as u64;
+                drop(queue);
+                stream.tail.store(tail, Ordering::Release);
+                if stream.watchers.load(Ordering::Relaxed) > 0
+                    && stream.touched_at.swap(publication, Ordering::Relaxed) != publication
+                {
+                    wake.grown.push(stream.clone());
+                }
+            });
+            self.changes.push_back((table, change));
         }
-        if !self.streams.is_empty() {
-            let whole = StreamKey::Resource(resource.clone());
-            if let Some(stream) = self.streams.get(&whole) {
-                // This stream's changes are the resource's own list.
-                wake.push(stream.signal.clone());
-            }
-            self.push_stream(&StreamKey::Tenant(resource.clone(), change.key.tenant.clone()), change, wake);
-            if self.terms > 0 {
-                self.push_terms(change, wake);
-            }
-        }
-        while self.all.len() > self.limits.events || self.superseded_bytes > self.limits.superseded_bytes {
-            if !self.drop_oldest() {
+        while self.bytes > self.limits.superseded_bytes || self.changes.len() > self.limits.events {
+            if !self.evict_oldest(wake) {
                 break;
             }
         }
     }
 
-    fn push_stream(&mut self, key: &StreamKey, change: &Arc<Change>, wake: &mut Vec<Arc<Notify>>) {
-        if let Some(stream) = self.streams.get_mut(key) {
-            stream.events.push_back(change.clone());
-            wake.push(stream.signal.clone());
+    fn evict_oldest(&mut self, wake: &mut Wake) -> bool {
+        let Some((table, change)) = self.changes.pop_front() else { return false };
+        if self.evicted.len() <= table as usize {
+            self.evicted.resize(table as usize + 1, Revision::ZERO);
         }
-    }
-
-    fn push_terms(&mut self, change: &Arc<Change>, wake: &mut Vec<Arc<Notify>>) {
-        let terms = |v: &Option<Arc<crate::Value>>| -> Vec<(Box<str>, Box<str>)> {
-            v.iter().flat_map(|v| v.attrs().indexed()).map(|(f, v)| (f.into(), v.into())).collect()
-        };
-        let mut all = terms(&change.prev);
-        for term in terms(&change.value) {
-            if !all.contains(&term) {
-                all.push(term);
+        self.evicted[table as usize] = change.revision;
+        self.bytes -= cost(&change);
+        let (streams, bytes, publication) = (&mut self.streams, &mut self.bytes, self.publications);
+        each_stream_key(table, &change, |key| {
+            let Some(stream) = streams.get(key) else { return };
+            let mut queue = stream.queue.write();
+            queue.changes.pop_front();
+            queue.first += 1;
+            let emptied = queue.changes.is_empty();
+            if emptied {
+                *bytes -= STREAM_COST_BYTES;
+                queue.changes.shrink_to(4);
             }
-        }
-        for (field, value) in all {
-            let key = StreamKey::Term(change.key.resource.clone(), change.key.tenant.clone(), field, value);
-            self.push_stream(&key, change, wake);
-        }
-    }
-
-    fn drop_oldest(&mut self) -> bool {
-        let Some(change) = self.all.pop_front() else { return false };
-        let resource = &change.key.resource;
-        self.superseded_bytes -= superseded(&change);
-        if let Some(events) = self.resources.get_mut(resource) {
-            events.pop_front();
-        }
-        self.dropped.insert(resource.clone(), change.revision);
-        let drop_from = |stream: Option<&mut Stream>| {
-            if let Some(stream) = stream
-                && stream.events.front().is_some_and(|e| e.revision == change.revision)
-            {
-                stream.events.pop_front();
-                stream.dropped = change.revision;
-            }
-        };
-        if self.streams.is_empty() {
-            return true;
-        }
-        drop_from(self.streams.get_mut(&StreamKey::Tenant(resource.clone(), change.key.tenant.clone())));
-        if self.terms > 0 {
-            for value in [&change.prev, &change.value].into_iter().flatten() {
-                for (field, v) in value.attrs().indexed() {
-                    let key =
-                        StreamKey::Term(resource.clone(), change.key.tenant.clone(), field.into(), v.into());
-                    drop_from(self.streams.get_mut(&key));
+            drop(queue);
+            if stream.watchers.load(Ordering::Relaxed) > 0 {
+                if stream.shrunk_at.swap(publication, Ordering::Relaxed) != publication {
+                    wake.shrunk.push(stream.clone());
                 }
+            } else if emptied {
+                streams.remove(key);
             }
-        }
+        });
+        wake.evicted.push(change);
         true
     }
 
-    /// Joins a stream; it begins now if nobody watched it so far.
-    pub(crate) fn join(&mut self, key: &StreamKey, now: Revision) -> Arc<Notify> {
-        let terms = &mut self.terms;
-        let stream = self.streams.entry(key.clone()).or_insert_with(|| {
-            if matches!(key, StreamKey::Term(..)) {
-                *terms += 1;
+    /// Registers a watcher: its stream, and its position for reading what follows a revision that is not
+    /// compacted.
+    pub(crate) fn subscribe(&mut self, key: &[u8], from: Revision) -> (Arc<Stream>, u64) {
+        let stream = match self.streams.get(key) {
+            Some(stream) => stream.clone(),
+            None => {
+                let key: Arc<[u8]> = key.into();
+                let stream = Arc::new(Stream::new(key.clone()));
+                self.streams.insert(key, stream.clone());
+                stream
             }
-            Stream { since: now, dropped: now, ..Stream::default() }
-        });
-        stream.watchers += 1;
-        stream.signal.clone()
-    }
-
-    /// Leaves a stream; it ends with its last watcher.
-    pub(crate) fn leave(&mut self, key: &StreamKey) {
-        if let Some(stream) = self.streams.get_mut(key) {
-            stream.watchers -= 1;
-            if stream.watchers == 0 {
-                self.streams.remove(key);
-                if matches!(key, StreamKey::Term(..)) {
-                    self.terms -= 1;
-                }
-            }
-        }
-    }
-
-    /// Calls `visit` with the changes of a joined stream after a revision, in order, until it says `false`.
-    /// For a position before the stream began, the changes are the whole resource's: the caller filters.
-    pub(crate) fn read(
-        &self,
-        key: &StreamKey,
-        resource: &GroupResource,
-        after: Revision,
-        visit: &mut dyn FnMut(&Arc<Change>) -> bool,
-    ) -> Result<(), Lost> {
-        let own = match key {
-            StreamKey::Resource(_) => None,
-            _ => self.streams.get(key).filter(|s| after >= s.since),
         };
-        let (events, dropped) = match own {
-            Some(stream) => (Some(&stream.events), stream.dropped),
-            None => (self.resources.get(resource), self.floor(resource)),
-        };
-        if after < dropped {
-            return Err(Lost);
-        }
-        if let Some(events) = events {
-            for event in events.range(newer(events, after)..) {
-                if !visit(event) {
-                    break;
-                }
-            }
-        }
-        Ok(())
+        stream.watchers.fetch_add(1, Ordering::Relaxed);
+        let position = stream.position_after(from);
+        (stream, position)
     }
 
-    /// The changes of a resource after a revision, in order.
-    pub(crate) fn after(
-        &self,
-        resource: &GroupResource,
-        after: Revision,
-    ) -> Result<impl Iterator<Item = &Arc<Change>>, Lost> {
-        if after < self.floor(resource) {
-            return Err(Lost);
+    /// Takes a watcher's registration back.
+    pub(crate) fn unsubscribe(&mut self, stream: &Arc<Stream>) {
+        let last = stream.watchers.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last && stream.queue.read().changes.is_empty() {
+            self.streams.remove(&stream.key);
         }
-        Ok(self.resources.get(resource).into_iter().flat_map(move |e| e.range(newer(e, after)..)))
     }
 
-    /// Wakes everybody: the store closes.
+    /// The changes of a stream after a revision, oldest first, until `each` returns false.
+    pub(crate) fn each_after(&self, key: &[u8], revision: Revision, each: impl FnMut(&Arc<Change>) -> bool) {
+        if let Some(stream) = self.streams.get(key) {
+            stream.each_after(revision, each);
+        }
+    }
+
+    /// All streams, to tell their watchers that the store closes.
     pub(crate) fn wake_all(&self) {
         for stream in self.streams.values() {
-            stream.signal.notify_waiters();
+            stream.grown.notify_waiters();
+            stream.shrunk.notify_waiters();
         }
+    }
+}
+
+/// What the ring alone holds in memory for a change. The new value is in the state too until a later
+/// change supersedes it, which then counts it as its `prev`.
+fn cost(change: &Change) -> usize {
+    CHANGE_COST_BYTES + change.prev.as_ref().map_or(0, |v| v.size_bytes())
+}
+
+fn start_key(key: &mut StreamKey, table: TableId, tenant: &str) {
+    key.clear();
+    key.extend_from_slice(&table.to_le_bytes());
+    key.extend_from_slice(tenant.as_bytes());
+}
+
+fn end_key(key: &mut StreamKey, field: &str, value: &str) {
+    key.push(0);
+    key.extend_from_slice(field.as_bytes());
+    key.push(0);
+    key.extend_from_slice(value.as_bytes());
+}
+
+/// The narrowest stream that has all changes of a scope, and of a term in it. Terms have streams within a
+/// tenant only.
+pub(crate) fn stream_key(table: TableId, scope: &Scope, index: Option<(&str, &str)>) -> StreamKey {
+    let mut key = StreamKey::new();
+    start_key(&mut key, table, scope.tenant().map_or("", |t| t.as_str()));
+    if let (Some(_), Some((field, value))) = (scope.tenant(), index) {
+        end_key(&mut key, field, value);
+    }
+    key
+}
+
+fn each_stream_key(table: TableId, change: &Change, mut each: impl FnMut(&[u8])) {
+    let mut key = StreamKey::new();
+    start_key(&mut key, table, "");
+    each(&key);
+    start_key(&mut key, table, change.key.tenant.as_str());
+    each(&key);
+    let tenant_len = key.len();
+    let (new, old) = (change.value.as_ref().map(|v| v.attrs()), change.prev.as_ref().map(|v| v.attrs()));
+    let came = new.into_iter().flat_map(Attrs::indexed);
+    let went = old
+        .into_iter()
+        .flat_map(Attrs::indexed)
+        .filter(|(field, value)| !new.is_some_and(|n| n.has_term(field, value)));
+    for (field, value) in came.chain(went) {
+        key.truncate(tenant_len);
+        end_key(&mut key, field, value);
+        each(&key);
     }
 }

@@ -1,204 +1,375 @@
-//! All current objects, in order.
+//! All current objects, in order, with their indexes: what the newest visible revision looks like.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use skep_base::{GroupResource, Key, Scope, TenantName};
+use skep_base::{GroupResource, Key, Revision, Scope};
 
+use crate::ring::Ring;
 use crate::txn::Change;
-use crate::value::Value;
+use crate::value::{PathBuf, Value, path_of};
 
-/// The objects of one resource, by [`Key::path`], and the index of the fields that are selected on.
-#[derive(Default)]
-struct Collection {
-    objects: BTreeMap<Box<str>, Arc<Value>>,
-    /// `tenant NUL field NUL value` → paths.
-    index: FxHashMap<Box<str>, BTreeSet<Box<str>>>,
+/// The number of a resource's table, given out as resources are first written. Not persisted.
+pub(crate) type TableId = u32;
+
+/// Sorts after every path: paths are UTF-8, which has no such byte.
+const AFTER_ALL: u8 = 0xff;
+
+/// A contiguous range of paths, `lower` inclusive and `upper` exclusive.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub(crate) lower: PathBuf,
+    pub(crate) upper: PathBuf,
 }
 
-/// All current objects.
-#[derive(Default)]
+impl Span {
+    pub(crate) fn everything() -> Span {
+        Span { lower: PathBuf::new(), upper: PathBuf::from_slice(&[AFTER_ALL]) }
+    }
+
+    pub(crate) fn of(scope: &Scope) -> Span {
+        let mut lower = PathBuf::new();
+        match scope {
+            Scope::AllTenants(_) => return Span::everything(),
+            Scope::Tenant(_, tenant) => {
+                lower.extend_from_slice(tenant.as_str().as_bytes());
+                lower.push(0);
+            }
+            Scope::Namespace(_, tenant, namespace) => {
+                lower.extend_from_slice(tenant.as_str().as_bytes());
+                lower.push(0);
+                lower.extend_from_slice(namespace.as_bytes());
+                lower.push(0);
+            }
+            Scope::Object(key) => {
+                let lower = path_of(key);
+                let mut upper = lower.clone();
+                upper.push(0);
+                return Span { lower, upper };
+            }
+        }
+        let mut upper = lower.clone();
+        if let Some(last) = upper.last_mut() {
+            *last = 1;
+        }
+        Span { lower, upper }
+    }
+
+    /// Moves the start to just behind a path.
+    pub(crate) fn start_after(&mut self, path: &[u8]) {
+        if path >= &*self.lower {
+            self.lower.clear();
+            self.lower.extend_from_slice(path);
+            self.lower.push(0);
+        }
+    }
+
+    pub(crate) fn contains(&self, path: &[u8]) -> bool {
+        path >= &*self.lower && path < &*self.upper
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lower >= self.upper
+    }
+}
+
+/// A value in a table, ordered by its path. The path lives in the value, so an entry is one pointer.
+#[derive(Clone, Debug)]
+struct Entry(Arc<Value>);
+
+impl Borrow<[u8]> for Entry {
+    fn borrow(&self) -> &[u8] {
+        self.0.path_bytes()
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        self.0.path_bytes() == other.0.path_bytes()
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Entry) -> Ordering {
+        self.0.path_bytes().cmp(other.0.path_bytes())
+    }
+}
+
+/// Something with a place in the index: an entry, or a bound to search for.
+trait InIndex {
+    /// Field, value, path.
+    fn place(&self) -> (&str, &str, &[u8]);
+}
+
+/// A value in an index, ordered by field, value and path.
+#[derive(Clone, Debug)]
+struct TermEntry {
+    value: Arc<Value>,
+    /// Where in the value's attributes the term is spelled out.
+    offset: u32,
+}
+
+impl InIndex for TermEntry {
+    fn place(&self) -> (&str, &str, &[u8]) {
+        let (field, value) = self.value.attrs().term_at(self.offset);
+        (field, value, self.value.path_bytes())
+    }
+}
+
+struct TermBound<'a> {
+    field: &'a str,
+    value: &'a str,
+    path: &'a [u8],
+}
+
+impl InIndex for TermBound<'_> {
+    fn place(&self) -> (&str, &str, &[u8]) {
+        (self.field, self.value, self.path)
+    }
+}
+
+impl<'a> Borrow<dyn InIndex + 'a> for TermEntry {
+    fn borrow(&self) -> &(dyn InIndex + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn InIndex + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+impl Eq for dyn InIndex + '_ {}
+impl PartialOrd for dyn InIndex + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for dyn InIndex + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialEq for TermEntry {
+    fn eq(&self, other: &TermEntry) -> bool {
+        self.place() == other.place()
+    }
+}
+impl Eq for TermEntry {}
+impl PartialOrd for TermEntry {
+    fn partial_cmp(&self, other: &TermEntry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for TermEntry {
+    fn cmp(&self, other: &TermEntry) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+/// A value that is to be deleted at some time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Expiry {
+    value: Arc<Value>,
+    table: TableId,
+}
+
+impl Expiry {
+    fn place(&self) -> (u32, TableId, &[u8]) {
+        (self.value.header().expires_at_s, self.table, self.value.path_bytes())
+    }
+}
+impl PartialOrd for Expiry {
+    fn partial_cmp(&self, other: &Expiry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Expiry {
+    fn cmp(&self, other: &Expiry) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+/// All objects of one resource.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) resource: Arc<GroupResource>,
+    entries: BTreeSet<Entry>,
+    index: BTreeSet<TermEntry>,
+}
+
+impl Table {
+    pub(crate) fn get(&self, path: &[u8]) -> Option<&Arc<Value>> {
+        self.entries.get(path).map(|e| &e.0)
+    }
+
+    /// The values of a span in path order.
+    pub(crate) fn range(&self, span: &Span) -> impl Iterator<Item = &Arc<Value>> {
+        let (lower, upper) = (&*span.lower, &*span.upper);
+        // An empty range is an error to the standard library when its start is beyond its end.
+        let lower = lower.min(upper);
+        self.entries.range::<[u8], _>((Bound::Included(lower), Bound::Excluded(upper))).map(|e| &e.0)
+    }
+
+    /// The values of a span that have an index term, in path order.
+    pub(crate) fn range_by_term(
+        &self,
+        span: &Span,
+        field: &str,
+        value: &str,
+    ) -> impl Iterator<Item = &Arc<Value>> {
+        let upper = TermBound { field, value, path: &span.upper };
+        let lower = TermBound { field, value, path: (&*span.lower).min(&*span.upper) };
+        let (lower, upper): (&dyn InIndex, &dyn InIndex) = (&lower, &upper);
+        self.index.range::<dyn InIndex, _>((Bound::Included(lower), Bound::Excluded(upper))).map(|e| &e.value)
+    }
+
+    fn put(&mut self, value: &Arc<Value>) -> Option<Arc<Value>> {
+        let old = self.entries.replace(Entry(value.clone())).map(|e| e.0);
+        for offset in value.attrs().term_offsets() {
+            self.index.replace(TermEntry { value: value.clone(), offset });
+        }
+        if let Some(old) = &old {
+            for offset in old.attrs().term_offsets() {
+                let (field, term) = old.attrs().term_at(offset);
+                if !value.attrs().has_term(field, term) {
+                    self.index.remove(&TermEntry { value: old.clone(), offset });
+                }
+            }
+        }
+        old
+    }
+
+    fn remove(&mut self, path: &[u8]) -> Option<Arc<Value>> {
+        let old = self.entries.take(path)?.0;
+        for offset in old.attrs().term_offsets() {
+            self.index.remove(&TermEntry { value: old.clone(), offset });
+        }
+        Some(old)
+    }
+}
+
+/// Everything that changes together under the store's one lock.
+#[derive(Debug)]
 pub(crate) struct State {
-    collections: FxHashMap<GroupResource, Collection>,
-    count: usize,
-    bytes: usize,
-}
-
-fn term(tenant: &str, field: &str, value: &str) -> String {
-    format!("{tenant}\0{field}\0{value}")
-}
-
-/// Paths are made by [`Key::path`]; this takes one apart again, sharing what repeats.
-#[derive(Default)]
-pub(crate) struct Parser {
-    tenant: Option<TenantName>,
-    namespace: Option<Arc<str>>,
-}
-
-impl Parser {
-    pub(crate) fn key(&mut self, resource: &GroupResource, path: &str) -> Option<Key> {
-        let (tenant, rest) = path.split_once('\0')?;
-        let (namespace, name) = rest.split_once('\0')?;
-        if self.tenant.as_ref().is_none_or(|t| t.as_str() != tenant) {
-            self.tenant = Some(TenantName::new(tenant).ok()?);
-        }
-        if self.namespace.as_deref() != Some(namespace) {
-            self.namespace = Some(namespace.into());
-        }
-        Some(Key {
-            resource: resource.clone(),
-            tenant: self.tenant.clone()?,
-            namespace: self.namespace.clone()?,
-            name: name.into(),
-        })
-    }
-}
-
-/// The paths that a scope covers begin with this.
-pub(crate) fn prefix(scope: &Scope) -> String {
-    match scope {
-        Scope::AllTenants(_) => String::new(),
-        Scope::Tenant(_, t) => format!("{t}\0"),
-        Scope::Namespace(_, t, n) => format!("{t}\0{n}\0"),
-        Scope::Object(k) => k.path(),
-    }
+    ids: FxHashMap<Arc<GroupResource>, TableId>,
+    tables: Vec<Table>,
+    expiries: BTreeSet<Expiry>,
+    pub(crate) ring: Ring,
+    /// The newest revision that is in.
+    pub(crate) applied: Revision,
+    pub(crate) objects: usize,
+    pub(crate) object_bytes: usize,
 }
 
 impl State {
+    pub(crate) fn new(ring: Ring) -> State {
+        State {
+            ids: FxHashMap::default(),
+            tables: Vec::new(),
+            expiries: BTreeSet::new(),
+            ring,
+            applied: Revision::ZERO,
+            objects: 0,
+            object_bytes: 0,
+        }
+    }
+
+    pub(crate) fn table_id(&self, resource: &GroupResource) -> Option<TableId> {
+        self.ids.get(resource).copied()
+    }
+
+    pub(crate) fn table(&self, id: TableId) -> Option<&Table> {
+        self.tables.get(id as usize)
+    }
+
+    pub(crate) fn table_of(&self, resource: &GroupResource) -> Option<&Table> {
+        self.table(self.table_id(resource)?)
+    }
+
     pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Value>> {
-        self.collections.get(&key.resource)?.objects.get(key.path().as_str())
+        self.table_of(&key.resource)?.get(&path_of(key))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.count
+    /// The number of a resource, given out on first use.
+    pub(crate) fn number(&mut self, resource: &GroupResource) -> TableId {
+        if let Some(id) = self.table_id(resource) {
+            return id;
+        }
+        let id = self.tables.len() as TableId;
+        let resource = Arc::new(resource.clone());
+        self.ids.insert(resource.clone(), id);
+        self.tables.push(Table { resource, entries: BTreeSet::new(), index: BTreeSet::new() });
+        id
     }
 
-    /// The size of all values.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
+    /// The resources that there are objects of.
     pub(crate) fn resources(&self) -> Vec<GroupResource> {
-        self.collections.keys().cloned().collect()
+        self.tables.iter().filter(|t| !t.entries.is_empty()).map(|t| (*t.resource).clone()).collect()
     }
 
-    /// Makes a change current.
-    pub(crate) fn apply(&mut self, change: &Change) {
-        self.set(&change.key, change.value.clone());
-    }
-
-    /// Sets or removes one object; what was there comes back.
-    pub(crate) fn set(&mut self, key: &Key, value: Option<Arc<Value>>) -> Option<Arc<Value>> {
-        let collection = match self.collections.get_mut(&key.resource) {
-            Some(c) => c,
-            None if value.is_none() => return None,
-            None => self.collections.entry(key.resource.clone()).or_default(),
+    /// Makes a change current. Says which table it is in.
+    pub(crate) fn apply(&mut self, change: &Change) -> TableId {
+        let table = self.number(&change.key.resource);
+        match &change.value {
+            Some(value) => self.set(table, value.path_bytes(), Some(value)),
+            None => self.set(table, &path_of(&change.key), None),
         };
-        let path = key.path();
-        let tenant = key.tenant.as_str();
-        let prev = match &value {
-            Some(v) => {
-                self.bytes += v.size_bytes();
-                match collection.objects.get_mut(path.as_str()) {
-                    Some(slot) => Some(std::mem::replace(slot, v.clone())),
-                    None => collection.objects.insert(path.as_str().into(), v.clone()),
-                }
-            }
-            None => collection.objects.remove(path.as_str()),
-        };
-        if let Some(p) = &prev {
-            self.bytes -= p.size_bytes();
-        }
-        match (&prev, &value) {
-            (None, Some(_)) => self.count += 1,
-            (Some(_), None) => self.count -= 1,
-            _ => {}
-        }
-        let before = prev.as_ref().map(|v| v.attrs());
-        let after = value.as_ref().map(|v| v.attrs());
-        for (field, value) in before.into_iter().flat_map(crate::Attrs::indexed) {
-            if after.and_then(|a| a.field(field)) != Some(value)
-                && let Some(paths) = collection.index.get_mut(term(tenant, field, value).as_str())
-            {
-                paths.remove(path.as_str());
-                if paths.is_empty() {
-                    collection.index.remove(term(tenant, field, value).as_str());
-                }
-            }
-        }
-        for (field, value) in after.into_iter().flat_map(crate::Attrs::indexed) {
-            let paths = collection.index.entry(term(tenant, field, value).into()).or_default();
-            paths.insert(path.as_str().into());
-        }
-        prev
+        self.applied = change.revision;
+        table
     }
 
-    /// Calls `visit` with the objects of a scope in order, from behind `after` on, until it says `false`.
-    pub(crate) fn scan(
-        &self,
-        scope: &Scope,
-        after: Option<&str>,
-        visit: &mut dyn FnMut(Key, &Arc<Value>) -> bool,
-    ) {
-        let mut parser = Parser::default();
-        self.scan_paths(scope, after, &mut |path, value| match parser.key(scope.resource(), path) {
-            Some(key) => visit(key, value),
-            None => true,
-        });
+    /// Sets one object to a value, or to nothing.
+    pub(crate) fn set(
+        &mut self,
+        table_id: TableId,
+        path: &[u8],
+        value: Option<&Arc<Value>>,
+    ) -> Option<Arc<Value>> {
+        let table = &mut self.tables[table_id as usize];
+        let old = match value {
+            Some(value) => table.put(value),
+            None => table.remove(path),
+        };
+        if let Some(old) = &old {
+            self.objects -= 1;
+            self.object_bytes -= old.size_bytes();
+            if old.header().expires_at_s != 0 {
+                self.expiries.remove(&Expiry { value: old.clone(), table: table_id });
+            }
+        }
+        if let Some(value) = value {
+            self.objects += 1;
+            self.object_bytes += value.size_bytes();
+            if value.header().expires_at_s != 0 {
+                self.expiries.insert(Expiry { value: value.clone(), table: table_id });
+            }
+        }
+        old
     }
 
-    /// As [`State::scan`], with paths in place of keys.
-    pub(crate) fn scan_paths(
-        &self,
-        scope: &Scope,
-        after: Option<&str>,
-        visit: &mut dyn FnMut(&str, &Arc<Value>) -> bool,
-    ) {
-        let Some(collection) = self.collections.get(scope.resource()) else { return };
-        let prefix = prefix(scope);
-        if let Scope::Object(_) = scope {
-            if after.is_none_or(|a| a < prefix.as_str())
-                && let Some(value) = collection.objects.get(prefix.as_str())
-            {
-                visit(&prefix, value);
-            }
-            return;
-        }
-        let start = match after {
-            Some(a) if a >= prefix.as_str() => Bound::Excluded(a),
-            _ => Bound::Included(prefix.as_str()),
-        };
-        for (path, value) in collection.objects.range::<str, _>((start, Bound::Unbounded)) {
-            if !path.starts_with(prefix.as_str()) || !visit(path, value) {
-                return;
-            }
-        }
+    /// When the next object expires, in Unix seconds.
+    pub(crate) fn next_expiry_s(&self) -> Option<u64> {
+        self.expiries.first()?.value.expires_at_s()
     }
 
-    /// As [`State::scan_paths`], for the objects of a tenant whose indexed field has a value.
-    pub(crate) fn scan_index(
-        &self,
-        scope: &Scope,
-        (field, value): (&str, &str),
-        after: Option<&str>,
-        visit: &mut dyn FnMut(&str, &Arc<Value>) -> bool,
-    ) {
-        let (Some(collection), Some(tenant)) = (self.collections.get(scope.resource()), scope.tenant())
-        else {
-            return;
-        };
-        let Some(paths) = collection.index.get(term(tenant.as_str(), field, value).as_str()) else { return };
-        let prefix = prefix(scope);
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        for path in paths.range::<str, _>((start, Bound::Unbounded)) {
-            if path.starts_with(prefix.as_str())
-                && let Some(value) = collection.objects.get(path)
-                && !visit(path, value)
-            {
-                return;
-            }
-        }
+    /// Objects whose time has come, the oldest first.
+    pub(crate) fn expired(&self, now_s: u64, limit: usize) -> Vec<(Arc<GroupResource>, Arc<Value>)> {
+        self.expiries
+            .iter()
+            .take_while(|e| e.value.expires_at_s().is_some_and(|at| at <= now_s))
+            .take(limit)
+            .map(|e| (self.tables[e.table as usize].resource.clone(), e.value.clone()))
+            .collect()
     }
 }

@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-use skep_base::{Key, Revision, Scope};
+use skep_base::{Key, Revision};
 use smallvec::SmallVec;
 
-use crate::state::State;
-use crate::value::{NewValue, Value};
+use crate::value::{NewValue, PATH_MAX_BYTES, Value};
+
+/// Most steps of one transaction: everybody who writes waits for it. A new tenant's needs some tens.
+pub const TXN_MAX_OPS: usize = 4096;
+/// Most bytes of values in one transaction, for the same reason.
+pub const TXN_MAX_BYTES: usize = 64 << 20;
+/// Largest value, whatever the options say: the offsets in it are 32-bit.
+const VALUE_MAX_BYTES: usize = 1 << 30;
 
 /// What must hold of a key for a transaction to go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +25,19 @@ pub enum Expect {
     Exists,
     /// It exists at this revision.
     Revision(Revision),
+}
+
+impl Expect {
+    /// Whether the condition holds of what is there.
+    #[must_use]
+    pub fn holds(self, current: Option<&Arc<Value>>) -> bool {
+        match self {
+            Expect::Any => true,
+            Expect::Absent => current.is_none(),
+            Expect::Exists => current.is_some(),
+            Expect::Revision(r) => current.is_some_and(|v| v.revision() == r),
+        }
+    }
 }
 
 /// One step of a transaction.
@@ -70,8 +88,9 @@ impl Op {
     }
 }
 
-/// Steps that happen all or not at all. All conditions are checked before the first step; no key may
-/// be written twice.
+/// Steps that happen all or not at all. All conditions are checked before the first step; no key may be
+/// written twice. Every step that changes something gets a revision of its own, in order, so that a watch can
+/// resume between any two; readers see all of them at once.
 #[derive(Clone, Debug, Default)]
 pub struct Txn(pub SmallVec<[Op; 1]>);
 
@@ -80,6 +99,51 @@ impl Txn {
     #[must_use]
     pub fn one(op: Op) -> Txn {
         Txn(smallvec::smallvec![op])
+    }
+
+    /// Refuses what could never be stored, whatever is there.
+    pub(crate) fn check(&self, value_limit_bytes: usize) -> Result<(), CommitError> {
+        if self.0.len() > TXN_MAX_OPS {
+            return Err(CommitError::Invalid("a transaction has too many steps"));
+        }
+        let mut total_bytes = 0;
+        for op in &self.0 {
+            let key = op.key();
+            let path_len = key.tenant.as_str().len() + key.namespace.len() + key.name.len() + 2;
+            if key.namespace.contains('\0') || key.name.contains('\0') || key.name.is_empty() {
+                return Err(CommitError::Invalid("a key has no name, or a NUL in its name or namespace"));
+            }
+            if path_len > PATH_MAX_BYTES {
+                return Err(CommitError::Invalid("a key is too long"));
+            }
+            let Op::Put { value, .. } = op else { continue };
+            let size_bytes = value.body.len() + value.attrs.len();
+            total_bytes += size_bytes;
+            let limit_bytes = value_limit_bytes.min(VALUE_MAX_BYTES);
+            if size_bytes > limit_bytes {
+                return Err(CommitError::TooLarge { key: Box::new(key.clone()), size_bytes, limit_bytes });
+            }
+            if let Some(fault) = value.fault() {
+                return Err(CommitError::Invalid(fault));
+            }
+        }
+        if total_bytes > TXN_MAX_BYTES {
+            return Err(CommitError::Invalid("a transaction has too many bytes"));
+        }
+        if self.writes_a_key_twice() {
+            return Err(CommitError::Invalid("a transaction writes the same key twice"));
+        }
+        Ok(())
+    }
+
+    fn writes_a_key_twice(&self) -> bool {
+        if self.0.len() < 2 {
+            return false;
+        }
+        let mut written: Vec<&Key> =
+            self.0.iter().filter(|op| !matches!(op, Op::Check { .. })).map(Op::key).collect();
+        written.sort_unstable();
+        written.windows(2).any(|pair| pair[0] == pair[1])
     }
 }
 
@@ -128,6 +192,9 @@ pub enum CommitError {
         /// What is allowed.
         limit_bytes: usize,
     },
+    /// It could never be stored: a fault of the caller's.
+    #[error("not a valid transaction: {0}")]
+    Invalid(&'static str),
     /// The disk is full.
     #[error("the store's disk is full: nothing was written")]
     NoSpace,
@@ -140,49 +207,4 @@ pub enum CommitError {
     /// The store is closing.
     #[error("the store is closing")]
     Closed,
-}
-
-/// The newest state, including writes that are accepted but not yet durable: what a plan run by
-/// [`Store::commit_with`](crate::Store::commit_with) decides on.
-pub struct View<'a> {
-    pub(crate) state: &'a State,
-    pub(crate) pending: &'a FxHashMap<Key, Option<Arc<Value>>>,
-}
-
-impl View<'_> {
-    /// One object.
-    #[must_use]
-    pub fn get(&self, key: &Key) -> Option<Arc<Value>> {
-        match self.pending.get(key) {
-            Some(pending) => pending.clone(),
-            None => self.state.get(key).cloned(),
-        }
-    }
-
-    /// All objects of a scope, in order. Meant for small ones: it runs while all writers wait.
-    #[must_use]
-    pub fn list(&self, scope: &Scope) -> Vec<(Key, Arc<Value>)> {
-        let mut found: std::collections::BTreeMap<Key, Arc<Value>> = std::collections::BTreeMap::new();
-        self.state.scan(scope, None, &mut |key, value| {
-            found.insert(key, value.clone());
-            true
-        });
-        for (key, value) in self.pending.iter().filter(|(k, _)| scope.contains(k)) {
-            match value {
-                Some(v) => found.insert(key.clone(), v.clone()),
-                None => found.remove(key),
-            };
-        }
-        found.into_iter().collect()
-    }
-}
-
-/// Whether a condition holds of what is there.
-pub(crate) fn holds(expect: Expect, current: Option<&Arc<Value>>) -> bool {
-    match expect {
-        Expect::Any => true,
-        Expect::Absent => current.is_none(),
-        Expect::Exists => current.is_some(),
-        Expect::Revision(r) => current.is_some_and(|v| v.revision() == r),
-    }
 }

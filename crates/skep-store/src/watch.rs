@@ -1,113 +1,166 @@
-//! Watchers: positions in the ring.
+//! Watching: a cursor over a stream of the shared ring.
 
 use std::sync::Arc;
 
 use skep_base::{Revision, Scope};
-use tokio::sync::Notify;
 
-use crate::ring::StreamKey;
-use crate::store::{Expired, Shared};
+use crate::core::{Core, Expired};
+use crate::ring::{FellOut, Stream};
+use crate::state::Span;
 use crate::txn::Change;
+use crate::value::path_of;
 
-/// Most changes that one call of [`Watcher::next`] returns, so that a watcher far behind does not hold the
-/// lock, or a mountain of changes, at once.
-pub const WATCH_BATCH: usize = 256;
+/// Most changes that one call returns: enough to make the call cheap, few enough that a slow reader does
+/// not hold much alive.
+pub const WATCH_BATCH: usize = 128;
+/// Most changes outside of the scope that one call skips before it lets others run.
+const WATCH_SKIP_MAX: usize = 4096;
 
-/// Follows the changes of a scope from a revision on. Costs a position, not a queue: however slow it is,
-/// it delays nobody and holds no memory. When it falls out of the ring it is told.
+/// What of its stream a watcher passes on.
+#[derive(Debug)]
+struct Filter {
+    /// Unless the stream has exactly the scope.
+    span: Option<Span>,
+    /// Unless the stream is that of the term.
+    term: Option<(Box<str>, Box<str>)>,
+    /// Nothing up to this revision.
+    from: Revision,
+}
+
+impl Filter {
+    fn passes(&self, change: &Change) -> bool {
+        change.revision > self.from
+            && self.span.as_ref().is_none_or(|span| span.contains(&path_of(&change.key)))
+            && self.term.as_ref().is_none_or(|(field, value)| {
+                [&change.value, &change.prev].into_iter().flatten().any(|v| v.attrs().has_term(field, value))
+            })
+    }
+}
+
+/// A watch: all changes of a scope after a revision, in order, each once.
+///
+/// With an index term, a change is delivered if the object had the term before it or has it after.
+#[derive(Debug)]
 pub struct Watcher {
-    shared: Arc<Shared>,
-    scope: Scope,
-    index: Option<(Box<str>, Box<str>)>,
-    stream: StreamKey,
-    signal: Arc<Notify>,
-    position: Revision,
+    core: Arc<Core>,
+    stream: Arc<Stream>,
+    position: u64,
+    seen: Revision,
+    filter: Filter,
 }
 
 impl Watcher {
     pub(crate) fn new(
-        shared: Arc<Shared>,
-        scope: Scope,
+        core: Arc<Core>,
+        scope: &Scope,
         index: Option<(&str, &str)>,
         from: Revision,
     ) -> Result<Watcher, Expired> {
-        let stream = StreamKey::of(&scope, index);
-        let signal = {
-            let mut inner = shared.inner.write();
-            if from < inner.ring.floor(scope.resource()) {
-                return Err(Expired);
-            }
-            let now = inner.revision;
-            inner.ring.join(&stream, now)
+        let (stream, position) = core.subscribe(scope, index, from)?;
+        let exact_stream = matches!(scope, Scope::AllTenants(_) | Scope::Tenant(..));
+        let filter = Filter {
+            span: (!exact_stream).then(|| Span::of(scope)),
+            term: index.filter(|_| scope.tenant().is_none()).map(|(f, v)| (f.into(), v.into())),
+            from,
         };
-        let index = index.map(|(f, v)| (f.into(), v.into()));
-        Ok(Watcher { shared, scope, index, stream, signal, position: from })
+        Ok(Watcher { core, stream, position, seen: from, filter })
     }
 
-    /// Everything up to here was delivered; a new watch from here misses nothing.
+    /// Waits for changes, and returns some in revision order, at least one. Cancel-safe: a change is
+    /// either returned or still to come.
+    ///
+    /// # Errors
+    /// [`Expired`] when changes were dropped before this watcher read them, and when the store closes. It
+    /// stays so.
+    pub async fn next(&mut self) -> Result<Vec<Arc<Change>>, Expired> {
+        let Watcher { core, stream, position, seen, filter } = self;
+        loop {
+            // Before looking, so that what comes after the look is not missed.
+            let grown = stream.grown.notified();
+            if stream.tail() != *position {
+                let mut out = Vec::new();
+                take(stream, position, seen, filter, &mut out)?;
+                if !out.is_empty() {
+                    return Ok(out);
+                }
+                if stream.tail() != *position {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            }
+            if core.is_closed() {
+                return Err(Expired);
+            }
+            grown.await;
+        }
+    }
+
+    /// What is there now: possibly nothing.
+    ///
+    /// # Errors
+    /// As [`Watcher::next`].
+    pub fn try_next(&mut self) -> Result<Vec<Arc<Change>>, Expired> {
+        let mut out = Vec::new();
+        while out.is_empty() && self.stream.tail() != self.position {
+            take(&self.stream, &mut self.position, &mut self.seen, &self.filter, &mut out)?;
+        }
+        if out.is_empty() && self.core.is_closed() {
+            return Err(Expired);
+        }
+        Ok(out)
+    }
+
+    /// Everything of the scope up to this revision has been returned: what a bookmark says, and where a
+    /// new watch can go on. Moves with the store's revision while the scope is idle.
     #[must_use]
     pub fn position(&self) -> Revision {
-        self.position
+        // Under the lock nothing is half published: a stream that is read out has been read up to here.
+        let state = self.core.state();
+        if self.stream.tail() == self.position { state.applied.max(self.seen) } else { self.seen }
     }
 
-    /// The next changes, without waiting; empty when there are none yet.
-    ///
-    /// # Errors
-    /// [`Expired`] when changes were dropped before this watcher read them.
-    pub fn try_next(&mut self) -> Result<Vec<Arc<Change>>, Expired> {
-        let mut found = Vec::new();
-        let inner = self.shared.inner.read();
-        let mut all = true;
-        let mut last = self.position;
-        let (scope, index) = (&self.scope, &self.index);
-        inner
-            .ring
-            .read(&self.stream, scope.resource(), self.position, &mut |change| {
-                if found.len() == WATCH_BATCH {
-                    all = false;
-                    return false;
-                }
-                last = change.revision;
-                if scope.contains(&change.key) && concerns(change, index.as_ref()) {
-                    found.push(change.clone());
-                }
-                true
-            })
-            .map_err(|_| Expired)?;
-        self.position = if all { inner.revision } else { last };
-        Ok(found)
-    }
-
-    /// The next changes, at least one. May be dropped while it waits: nothing is lost.
-    ///
-    /// # Errors
-    /// [`Expired`] when changes were dropped before this watcher read them, and when the store closes.
-    pub async fn next(&mut self) -> Result<Vec<Arc<Change>>, Expired> {
+    /// Waits until changes were dropped before this watcher read them: for one that is stuck in sending to a
+    /// slow client.
+    pub async fn expired(&self) {
         loop {
-            // The signal is armed before looking, so that a change in between is not missed.
-            let signal = self.signal.clone();
-            let notified = signal.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            let found = self.try_next()?;
-            if !found.is_empty() {
-                return Ok(found);
+            let shrunk = self.stream.shrunk.notified();
+            if self.stream.has_lost(self.position) {
+                return;
             }
-            if self.shared.is_closed() {
-                return Err(Expired);
-            }
-            notified.await;
+            shrunk.await;
         }
     }
 }
 
-fn concerns(change: &Change, index: Option<&(Box<str>, Box<str>)>) -> bool {
-    let Some((field, value)) = index else { return true };
-    [&change.prev, &change.value].into_iter().flatten().any(|v| v.attrs().field(field) == Some(value))
+fn take(
+    stream: &Stream,
+    position: &mut u64,
+    seen: &mut Revision,
+    filter: &Filter,
+    out: &mut Vec<Arc<Change>>,
+) -> Result<(), Expired> {
+    let mut skipped = 0;
+    while out.is_empty() && skipped < WATCH_SKIP_MAX {
+        let before = *position;
+        let read = stream.read(position, WATCH_BATCH, |change| {
+            if filter.passes(change) {
+                out.push(change.clone());
+            }
+            *seen = change.revision.max(*seen);
+        });
+        if let Err(FellOut) = read {
+            return Err(Expired);
+        }
+        if *position == before {
+            break;
+        }
+        skipped += (*position - before) as usize;
+    }
+    Ok(())
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.shared.inner.write().ring.leave(&self.stream);
+        self.core.unsubscribe(&self.stream);
     }
 }

@@ -215,8 +215,8 @@ async fn values_expire() {
         ttl_s,
     };
     commit(&store, op("a-stays", Some(5))).await;
-    commit(&store, op("goes", Some(0))).await;
-    let mut watcher = store.watch(Scope::AllTenants(pods()), None, store.revision()).unwrap();
+    let written = commit(&store, op("goes", Some(0))).await;
+    let mut watcher = store.watch(Scope::AllTenants(pods()), None, written).unwrap();
     let gone = watcher.next().await.unwrap();
     assert_eq!(&*gone[0].key.name, "goes");
     assert!(store.get(&key("t", "a-stays")).is_some());

@@ -1,22 +1,23 @@
 //! The few things that the log asks of a disk, behind a trait so that tests can crash at each of them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// A file that is only appended to.
+/// A file that is written from its start to its end.
 pub trait DiskFile: Send {
-    /// Appends.
+    /// Writes at an offset, over what is there.
     ///
     /// # Errors
     /// What the disk says; a part may have been written.
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Returns when everything appended is on stable storage.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Returns when the file's length and everything written to it are on stable storage.
     ///
     /// # Errors
     /// What the disk says; afterwards nothing is known about the unsynced part.
     fn sync(&mut self) -> io::Result<()>;
-    /// Cuts off everything behind `len` bytes.
+    /// Cuts off everything behind `len` bytes; durable with the next sync.
     ///
     /// # Errors
     /// What the disk says.
@@ -25,12 +26,12 @@ pub trait DiskFile: Send {
 
 /// One directory.
 pub trait Disk: Send + Sync {
-    /// Makes a new, empty file.
+    /// Makes a new, empty file, in place of any that has the name.
     ///
     /// # Errors
     /// What the disk says.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Opens a file to append to it.
+    /// Opens a file to write to it.
     ///
     /// # Errors
     /// What the disk says.
@@ -39,7 +40,7 @@ pub trait Disk: Send + Sync {
     ///
     /// # Errors
     /// What the disk says.
-    fn read(&self, name: &str) -> io::Result<Box<dyn Read>>;
+    fn read(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
     /// The names of all files.
     ///
     /// # Errors
@@ -100,28 +101,25 @@ impl RealDisk {
 struct RealFile(File);
 
 impl DiskFile for RealFile {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
     }
     fn sync(&mut self) -> io::Result<()> {
         self.0.sync_data()
     }
     fn truncate(&mut self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)?;
-        self.0.sync_all()
+        self.0.set_len(len)
     }
 }
 
 impl Disk for RealDisk {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().create(true).append(true).open(self.directory.join(name))?;
-        file.set_len(0)?;
-        Ok(Box::new(RealFile(file)))
+        Ok(Box::new(RealFile(File::create(self.directory.join(name))?)))
     }
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(RealFile(OpenOptions::new().append(true).open(self.directory.join(name))?)))
+        Ok(Box::new(RealFile(OpenOptions::new().write(true).open(self.directory.join(name))?)))
     }
-    fn read(&self, name: &str) -> io::Result<Box<dyn Read>> {
+    fn read(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
         Ok(Box::new(File::open(self.directory.join(name))?))
     }
     fn list(&self) -> io::Result<Vec<String>> {

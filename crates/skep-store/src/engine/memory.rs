@@ -1,4 +1,4 @@
-//! An engine that forgets: for tests, and to keep the trait honest.
+//! An engine that keeps nothing: for tests, and for whoever needs a store that ends with the process.
 
 use std::sync::Arc;
 
@@ -7,18 +7,21 @@ use skep_base::Revision;
 use super::{AppendError, Engine, Loader, OpenError, Source};
 use crate::txn::Change;
 
-/// Keeps nothing.
+/// Acknowledges everything at once and forgets it.
 #[derive(Debug, Default)]
 pub struct Memory;
 
 impl Engine for Memory {
-    fn load(&mut self, _: &mut dyn Loader) -> Result<Revision, OpenError> {
+    fn load(&mut self, _: &mut Loader<'_>) -> Result<Revision, OpenError> {
         Ok(Revision::ZERO)
     }
+
     fn append(&mut self, _: &[Arc<Change>]) -> Result<(), AppendError> {
         Ok(())
     }
+
     fn maintain(&mut self, _: &Arc<dyn Source>) {}
+
     fn close(&mut self) -> Result<(), AppendError> {
         Ok(())
     }

@@ -1,40 +1,93 @@
 //! What keeps the store's changes when the process ends.
 //!
-//! An engine is given batches of changes that are already decided (conditions checked, revisions given) and
-//! answers when they are durable. [`memory::Memory`] forgets, [`log::Log`] is the embedded one.
-//!
-//! An engine over etcd has to decide remotely. It fits behind the same trait as the *only writer* of its key
-//! space: `load` reads everything at one etcd revision (each value carries its Skep revision), `append` is one
-//! etcd transaction per batch, guarded by a fencing key that holds the last Skep revision, so that a second
-//! writer's batch fails as a whole and the loser reloads; other API servers follow by etcd's watch and feed
-//! what they see to their own memory. `maintain` is etcd's compaction.
+//! An [`Engine`] has one writer, the sequencer of one process: it is given batches of changes that are
+//! already decided (conditions checked, revisions given) and answers when they are durable.
+//! [`memory::Memory`] forgets, [`log::Log`] is the embedded one.
 
 pub mod disk;
 pub mod log;
 pub mod memory;
+#[cfg(test)]
+pub(crate) mod sim;
 
 use std::io;
 use std::sync::Arc;
 
 use skep_base::{GroupResource, Key, Revision};
 
+use crate::ring::Wake;
+use crate::state::{Span, State, TableId};
 use crate::txn::Change;
-use crate::value::Value;
+use crate::value::{Value, path_of};
 
-/// Takes what an engine holds, oldest first: all objects of the snapshot, then the changes after it.
-pub trait Loader {
+/// Takes what an engine holds into memory: first all objects of a snapshot, then the changes after it, in
+/// order. Changes also go into the ring, so that watches can be resumed across a restart.
+pub struct Loader<'a> {
+    state: &'a mut State,
+    history_from: Revision,
+    /// Nobody watches yet; it only collects what leaves the ring.
+    wake: Wake,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(state: &'a mut State) -> Loader<'a> {
+        Loader { state, history_from: Revision::ZERO, wake: Wake::default() }
+    }
+
     /// An object of the snapshot.
-    fn object(&mut self, key: Key, value: Value);
-    /// A change after the snapshot, in revision order.
-    fn change(&mut self, key: Key, revision: Revision, value: Option<Value>);
+    pub(crate) fn object(&mut self, resource: &GroupResource, value: Value) {
+        let table = self.state.number(resource);
+        let value = Arc::new(value);
+        self.state.set(table, value.path_bytes(), Some(&value));
+    }
+
+    /// The snapshot was complete at this revision. Because it was taken while writes went on, changes up to
+    /// the revision follow too, and may take objects back for a moment; when all of them have followed, the
+    /// state is exactly that of the revision. They are no history: what was before them is not known.
+    pub(crate) fn history_from(&mut self, revision: Revision) {
+        self.history_from = revision;
+        self.state.ring.start_at(revision);
+    }
+
+    /// A change after the snapshot.
+    pub(crate) fn change(&mut self, key: Key, revision: Revision, value: Option<Value>) {
+        let table = self.state.number(&key.resource);
+        let path = path_of(&key);
+        let value = value.map(Arc::new);
+        let prev = self.state.set(table, &path, value.as_ref());
+        if revision > self.history_from {
+            let change = Arc::new(Change { key, revision, value, prev });
+            self.state.ring.publish(std::iter::once((table, change)), &mut self.wake);
+            self.wake.wake();
+        }
+    }
+}
+
+/// How far a scan of all objects has come.
+pub struct Cursor {
+    pub(crate) table: TableId,
+    pub(crate) span: Span,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Cursor::at_table(0)
+    }
+}
+
+impl Cursor {
+    pub(crate) fn at_table(table: TableId) -> Cursor {
+        Cursor { table, span: Span::everything() }
+    }
 }
 
 /// All current objects, read in pieces while writes go on.
 pub trait Source: Send + Sync {
-    /// The resources that there are.
-    fn resources(&self) -> Vec<GroupResource>;
-    /// Some objects of a resource behind a key, in order; none at the end.
-    fn objects(&self, resource: &GroupResource, after: Option<&Key>, limit: usize) -> Vec<(Key, Arc<Value>)>;
+    /// Some more objects, fewer than `limit` only at the end. Every object that is there from the first call
+    /// to the last is returned once, in the state that it has when it is returned.
+    fn scan(&self, cursor: &mut Cursor, limit: usize) -> Vec<(Arc<GroupResource>, Arc<Value>)>;
+    /// The newest visible revision.
+    fn revision(&self) -> Revision;
     /// The size of all values.
     fn size_bytes(&self) -> usize;
 }
@@ -83,11 +136,11 @@ pub enum AppendError {
 
 /// See the module.
 pub trait Engine: Send {
-    /// Hands over everything that is kept; says the newest revision ever given out.
+    /// Hands over everything that is kept; says the newest revision that is.
     ///
     /// # Errors
     /// [`OpenError`]: damage is refused, never skipped.
-    fn load(&mut self, loader: &mut dyn Loader) -> Result<Revision, OpenError>;
+    fn load(&mut self, loader: &mut Loader<'_>) -> Result<Revision, OpenError>;
 
     /// Makes a batch durable, all of it or nothing. Returns when it is on stable storage.
     ///
