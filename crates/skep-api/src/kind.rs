@@ -225,6 +225,7 @@ impl KindInfo {
 
     /// A subresource.
     #[must_use]
+    #[expect(clippy::should_implement_trait, reason = "a builder method; nobody subtracts kinds")]
     pub fn sub(mut self, sub: Subresource) -> KindInfo {
         self.subresources.push(sub);
         self

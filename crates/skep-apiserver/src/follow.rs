@@ -30,7 +30,7 @@ const POLICY: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "role
 /// When the store refuses.
 pub async fn start(app: &Arc<App>) -> Result<(), ApiError> {
     make_system_tenant(app).await?;
-    follow(app, tenants_resource(), |app, key, value| apply_tenant(app, key, value));
+    follow(app, tenants_resource(), apply_tenant);
     for resource in POLICY {
         follow(app, GroupResource::new("rbac.authorization.k8s.io", resource), apply_policy);
     }

@@ -139,7 +139,10 @@ async fn delete(client: &Client, name: &str, no_wait: bool) -> anyhow::Result<()
     let path = format!("{TENANTS}/{name}");
     client.delete(&path).await?;
     let begun = std::time::Instant::now();
-    while !no_wait {
+    loop {
+        if no_wait {
+            break;
+        }
         match client.get::<Value>(&path).await {
             Err(e) if e.is_not_found() => break,
             Err(e) => return Err(e.into()),

@@ -214,7 +214,7 @@ async fn delete_key(call: &Call, key: &Key, deletion: &Deletion) -> Result<Outco
         if let Some(uid) = &deletion.preconditions.uid
             && old.meta().uid.as_ref() != Some(uid)
         {
-            return Err(uid_conflict(about, uid, &old));
+            return Err(uid_conflict(about, uid, old.as_ref()));
         }
         if let Some(revision) = deletion.preconditions.revision
             && revision != stored.revision()

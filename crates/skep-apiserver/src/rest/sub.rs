@@ -195,7 +195,7 @@ pub async fn bind(call: &Call, name: &str, binding: Binding) -> Result<Response<
         if let Some(uid) = binding.metadata.uid.as_ref().filter(|u| !u.is_empty())
             && pod.metadata.uid.as_ref() != Some(uid)
         {
-            return Err(write::uid_conflict(about, uid, &object));
+            return Err(write::uid_conflict(about, uid, object.as_ref()));
         }
         apply_binding(pod, &node, &binding, call.now).map_err(|why| ApiError::conflict(about, &why))?;
         let value = call.app.new_value(pods.as_ref(), object.as_ref())?;

@@ -93,7 +93,7 @@ pub fn watch(call: Call) -> Result<Response<Body>, ApiError> {
                     Some(Initial { items: page.items.into_iter(), revision: page.revision, announce_end }),
                 )
             }
-            Err(read::Gone) => return Ok(gone(&call, &output)?),
+            Err(read::Gone) => return gone(&call, &output),
         }
     } else if wanted == Revision::ZERO {
         (call.app.objects.revision(), None)

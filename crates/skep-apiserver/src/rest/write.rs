@@ -333,7 +333,7 @@ pub async fn update_with(
         if let Some(uid) = &preconditions.uid
             && old.meta().uid.as_ref() != Some(uid)
         {
-            return Err(uid_conflict(about, uid, &old));
+            return Err(uid_conflict(about, uid, old.as_ref()));
         }
         let new = change(old.as_ref())?;
         let named = named_revision(call, new.as_ref())?;
@@ -362,7 +362,7 @@ pub async fn update_with(
 
 /// 409 for an object that is not the one meant.
 #[must_use]
-pub fn uid_conflict(about: About<'_>, wanted: &str, old: &Box<dyn Object>) -> ApiError {
+pub fn uid_conflict(about: About<'_>, wanted: &str, old: &dyn Object) -> ApiError {
     let found = old.meta().uid.clone().unwrap_or_default();
     ApiError::conflict(
         about,
