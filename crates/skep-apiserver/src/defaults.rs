@@ -2,19 +2,24 @@
 
 use serde::Serialize;
 use skep_api::Registry;
+use skep_api::kinds::{flowcontrol, scheduling};
 
 use crate::objects::Template;
 
-/// All of them: the bootstrap policy.
+/// All of them: the bootstrap policy, the system's priority classes, the mandatory flow control objects.
 #[must_use]
 pub fn templates(registry: &Registry) -> Vec<Template> {
     const RBAC: &str = "rbac.authorization.k8s.io";
+    const FLOW: &str = "flowcontrol.apiserver.k8s.io";
     let policy = skep_auth::bootstrap::policy();
     let mut templates = Vec::new();
     of_kind(registry, RBAC, "clusterroles", &policy.cluster_roles, &mut templates);
     of_kind(registry, RBAC, "clusterrolebindings", &policy.cluster_role_bindings, &mut templates);
     of_kind(registry, RBAC, "roles", &policy.roles, &mut templates);
     of_kind(registry, RBAC, "rolebindings", &policy.role_bindings, &mut templates);
+    of_kind(registry, "scheduling.k8s.io", "priorityclasses", &scheduling::system_priority_classes(), &mut templates);
+    of_kind(registry, FLOW, "flowschemas", &flowcontrol::mandatory_flow_schemas(), &mut templates);
+    of_kind(registry, FLOW, "prioritylevelconfigurations", &flowcontrol::mandatory_priority_levels(), &mut templates);
     templates
 }
 
