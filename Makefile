@@ -35,4 +35,4 @@ fmt:
 	$(CARGO) fmt --all
 
 bench:
-	$(CARGO) bench --package skep-store
+	$(CARGO) run --release --package skep-auth --example decisions
