@@ -301,6 +301,8 @@ fn commit_error(error: CommitError) -> WriteError {
         CommitError::NoSpace => ApiError::no_space(),
         CommitError::TooLarge { .. } => ApiError::too_large(error.to_string()),
         CommitError::Closed => ApiError::unavailable("the server is shutting down"),
-        CommitError::Invalid(_) | CommitError::Failed(_) | CommitError::Uncertain(_) => ApiError::internal(error),
+        CommitError::Invalid(_) | CommitError::Failed(_) | CommitError::Uncertain(_) => {
+            ApiError::internal(error)
+        }
     })
 }

@@ -17,9 +17,21 @@ pub fn templates(registry: &Registry) -> Vec<Template> {
     of_kind(registry, RBAC, "clusterrolebindings", &policy.cluster_role_bindings, &mut templates);
     of_kind(registry, RBAC, "roles", &policy.roles, &mut templates);
     of_kind(registry, RBAC, "rolebindings", &policy.role_bindings, &mut templates);
-    of_kind(registry, "scheduling.k8s.io", "priorityclasses", &scheduling::system_priority_classes(), &mut templates);
+    of_kind(
+        registry,
+        "scheduling.k8s.io",
+        "priorityclasses",
+        &scheduling::system_priority_classes(),
+        &mut templates,
+    );
     of_kind(registry, FLOW, "flowschemas", &flowcontrol::mandatory_flow_schemas(), &mut templates);
-    of_kind(registry, FLOW, "prioritylevelconfigurations", &flowcontrol::mandatory_priority_levels(), &mut templates);
+    of_kind(
+        registry,
+        FLOW,
+        "prioritylevelconfigurations",
+        &flowcontrol::mandatory_priority_levels(),
+        &mut templates,
+    );
     templates
 }
 
