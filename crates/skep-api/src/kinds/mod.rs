@@ -7,8 +7,10 @@ pub mod certificates;
 mod checks;
 pub mod coordination;
 pub mod core;
+pub mod discovery;
 pub mod events;
 pub mod flowcontrol;
+pub mod networking;
 pub mod node;
 pub mod policy;
 pub mod rbac;
@@ -32,12 +34,14 @@ pub(crate) fn register(registry: &mut Registry) {
     autoscaling::register(registry);
     batch::register(registry);
     certificates::register(registry);
+    networking::register(registry);
     policy::register(registry);
     rbac::register(registry);
     storage::register(registry);
     scheduling::register(registry);
     coordination::register(registry);
     node::register(registry);
+    discovery::register(registry);
     flowcontrol::register(registry);
     crate::tenancy::register(registry);
 }

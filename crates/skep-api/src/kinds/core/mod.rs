@@ -17,7 +17,7 @@ pub(crate) mod resources;
 mod secret;
 pub mod service;
 mod service_account;
-mod shared;
+pub(crate) mod shared;
 #[cfg(test)]
 mod testing;
 

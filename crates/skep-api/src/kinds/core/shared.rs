@@ -23,12 +23,12 @@ fn report(messages: Vec<String>, value: &str, path: &Path<'_>, errors: &mut Erro
 }
 
 /// An RFC 1123 label.
-pub(super) fn dns_label(value: &str, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn dns_label(value: &str, path: &Path<'_>, errors: &mut Errors) {
     report(meta::dns1123_label_errors(value), value, path, errors);
 }
 
 /// An RFC 1123 subdomain.
-pub(super) fn dns_subdomain(value: &str, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn dns_subdomain(value: &str, path: &Path<'_>, errors: &mut Errors) {
     report(meta::dns1123_subdomain_errors(value), value, path, errors);
 }
 
@@ -47,7 +47,7 @@ fn is_mapped(ip: IpAddr) -> bool {
 
 /// An address in a field from before addresses were checked strictly: spellings that are not canonical are
 /// fine, ambiguous ones are not, unless they were there before. Says whether it is fine.
-pub(super) fn legacy_ip(text: &str, path: &Path<'_>, known: &[String], errors: &mut Errors) -> bool {
+pub(crate) fn legacy_ip(text: &str, path: &Path<'_>, known: &[String], errors: &mut Errors) -> bool {
     if known.iter().any(|k| k == text) {
         return true;
     }
@@ -57,12 +57,12 @@ pub(super) fn legacy_ip(text: &str, path: &Path<'_>, known: &[String], errors: &
 }
 
 /// A range of addresses in a field from before they were checked strictly.
-pub(super) fn legacy_cidr(text: &str, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn legacy_cidr(text: &str, path: &Path<'_>, errors: &mut Errors) {
     report(meta::legacy_cidr_errors(text), text, path, errors);
 }
 
 /// An address that other machines can reach; also what external IPs may be.
-pub(super) fn endpoint_ip(text: &str, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn endpoint_ip(text: &str, path: &Path<'_>, errors: &mut Errors) {
     let Some(ip) = parse_ip_sloppy(text) else {
         errors.invalid(path, text, "must be a valid IP address");
         return;
@@ -87,7 +87,7 @@ pub(super) fn endpoint_ip(text: &str, path: &Path<'_>, errors: &mut Errors) {
 }
 
 /// Advice on an address that [`legacy_ip`] let pass.
-pub(super) fn ip_warnings(text: &str, path: &Path<'_>, warnings: &mut Vec<String>) {
+pub(crate) fn ip_warnings(text: &str, path: &Path<'_>, warnings: &mut Vec<String>) {
     let Some(ip) = parse_ip_sloppy(text) else { return };
     if text.parse::<IpAddr>().is_err() || is_mapped(ip) {
         let canonical = ip.to_canonical();
@@ -99,7 +99,7 @@ pub(super) fn ip_warnings(text: &str, path: &Path<'_>, warnings: &mut Vec<String
 }
 
 /// Advice on a range that [`legacy_cidr`] let pass.
-pub(super) fn cidr_warnings(text: &str, path: &Path<'_>, warnings: &mut Vec<String>) {
+pub(crate) fn cidr_warnings(text: &str, path: &Path<'_>, warnings: &mut Vec<String>) {
     let Some((ip, len)) = parse_cidr_sloppy(text) else { return };
     let network = masked(ip, len);
     let canonical = format!("{network}/{len}");
