@@ -18,7 +18,9 @@ tools:
 	./scripts/test-tools.sh
 
 # All tests: unit, property, and whole-system.
+# The whole-system tests start the binary, so it is built first.
 test: tools
+	$(CARGO) build --package skep
 ifeq ($(NEXTEST),yes)
 	$(CARGO) nextest run --workspace
 else
