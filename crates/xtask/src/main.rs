@@ -13,11 +13,21 @@ use std::process::ExitCode;
 const LAYERS: &[&[&str]] = &[
     &["skep-base", "skep-proto"],
     &["skep-patch", "skep-api"],
-    &["skep-store", "skep-auth", "skep-admission", "skep-client"],
-    &["skep-apiserver"],
+    &["skep-plan", "skep-sched", "skep-netplan"],
+    &["skep-net", "skep-runtime", "skep-volume", "skep-machine"],
+    &["skep-stream", "skep-store", "skep-auth", "skep-admission", "skep-client"],
+    ROLES,
+    &["skep-sim"],
     &["skep"],
     &["skep-e2e", "xtask"],
 ];
+
+/// One role each: they meet over the API only, and never depend on each other.
+const ROLES: &[&str] =
+    &["skep-apiserver", "skep-controllers", "skep-scheduler", "skep-host", "skep-agent", "skep-registry"];
+
+/// Who may name the store: invariant 1.
+const STORE_USERS: &[&str] = &["skep-store", "skep-apiserver", "skep"];
 
 /// Longest file without its tests: longer ones hold more than one thing.
 const MAX_LINES: usize = 800;
@@ -103,6 +113,12 @@ fn dependencies(
         {
             problems.push(format!("{name} depends on {dependency}, which does not stand below it"));
         }
+        if ROLES.contains(&name) && ROLES.contains(&dependency) {
+            problems.push(format!("{name} depends on {dependency}: roles meet over the API only"));
+        }
+        if dependency == "skep-store" && !STORE_USERS.contains(&name) {
+            problems.push(format!("{name} depends on skep-store: only the API server touches the store"));
+        }
     }
 }
 
@@ -168,6 +184,24 @@ mod tests {
         assert_eq!(problems_of("c", "[dependencies]\nb.workspace = true"), 0);
         assert_eq!(problems_of("a", "[dependencies]\n\n[dev-dependencies]\nb = \"1\""), 0);
         assert_eq!(problems_of("d", ""), 1);
+    }
+
+    #[test]
+    fn roles_and_the_store_are_apart() {
+        let ranks: BTreeMap<&str, (usize, usize)> = LAYERS
+            .iter()
+            .enumerate()
+            .flat_map(|(layer, names)| names.iter().enumerate().map(move |(i, n)| (*n, (layer, i))))
+            .collect();
+        let problems_of = |name: &str, manifest: &str| {
+            let mut problems = Vec::new();
+            dependencies(name, manifest, &ranks, &mut problems);
+            problems.len()
+        };
+        assert_eq!(problems_of("skep-agent", "skep-host = { workspace = true }"), 1);
+        assert_eq!(problems_of("skep-agent", "skep-client = { workspace = true }"), 0);
+        assert_eq!(problems_of("skep-controllers", "skep-store.workspace = true"), 1);
+        assert_eq!(problems_of("skep-apiserver", "skep-store.workspace = true"), 0);
     }
 
     #[test]
