@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Bench = fn(&tokio::runtime::Runtime);
 
-const BENCHES: [(&str, Bench); 9] = [
+const BENCHES: [(&str, Bench); 10] = [
     ("commit-1", |rt| commits(rt, 1, 500)),
     ("commit-64", |rt| commits(rt, 64, 500)),
     ("commit-64-pods", |rt| commits(rt, 64, 1_700)),
@@ -29,13 +29,16 @@ const BENCHES: [(&str, Bench); 9] = [
     ("memory-small", memory_small),
     ("memory-tenants", memory_tenants),
     ("memory-pods", memory_pods),
+    ("memory-pods-restarted", memory_pods_restarted),
 ];
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let alone = std::env::var_os("SKEP_BENCH_ALONE").is_some();
     for (name, bench) in BENCHES {
-        if !wanted.is_empty() && !wanted.iter().any(|w| name.contains(w.as_str())) {
+        if !wanted.is_empty()
+            && !wanted.iter().any(|w| name == *w || (!alone && name.starts_with(w.as_str())))
+        {
             continue;
         }
         if alone {
@@ -156,7 +159,7 @@ fn commits(rt: &tokio::runtime::Runtime, committers: usize, bytes: usize) {
 fn fill(rt: &tokio::runtime::Runtime, store: &Store, objects: impl Iterator<Item = Op>) {
     let mut objects = objects.peekable();
     while objects.peek().is_some() {
-        let txn: Txn = objects.by_ref().take(500).collect();
+        let txn: Txn = objects.by_ref().take(50).collect();
         rt.block_on(store.commit(txn)).unwrap();
     }
 }
@@ -252,12 +255,12 @@ fn restart(rt: &tokio::runtime::Runtime) {
     const OBJECTS: usize = 1_000_000;
     let directory = directory();
     let open = || {
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), cpu());
         let log = Log::open(directory.path()).unwrap();
         let store = Store::open(Box::new(log), StoreOptions::default()).unwrap();
-        (store, begun.elapsed())
+        (store, begun.elapsed(), cpu() - before)
     };
-    let (store, _) = open();
+    let (store, ..) = open();
     let tenants: Vec<TenantName> = (0..1_000).map(|n| tenant(&format!("tenant-{n}"))).collect();
     fill(
         rt,
@@ -271,10 +274,10 @@ fn restart(rt: &tokio::runtime::Runtime) {
     drop(store);
     let disk: u64 =
         std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
-    let (store, took) = open();
+    let (store, took, busy) = open();
     assert_eq!(store.stats().objects, OBJECTS);
     println!(
-        "restart with {OBJECTS} objects of 500 bytes: {took:?} ({} MiB on disk, {} MiB resident)",
+        "restart with {OBJECTS} objects of 500 bytes: {took:?}, of it {busy:?} on the cpu ({} MiB on disk, {} MiB resident)",
         disk >> 20,
         resident_bytes() >> 20
     );
@@ -337,36 +340,68 @@ fn memory_tenants(rt: &tokio::runtime::Runtime) {
     );
 }
 
-fn memory_pods(rt: &tokio::runtime::Runtime) {
-    let directory = directory();
-    let open =
-        || Store::open(Box::new(Log::open(directory.path()).unwrap()), StoreOptions::default()).unwrap();
-    let store = open();
-    let nodes = GroupResource::new("", "nodes");
-    let tenants: Vec<TenantName> = (0..100).map(|n| tenant(&format!("tenant-{n}"))).collect();
-    fill(
-        rt,
-        &store,
-        (0..1_000).map(|n| put(key(&nodes, &tenants[n % 100], &format!("node-{n}")), value(1_700, None))),
-    );
-    let pod = |n: usize, node: &str| {
-        put(key(&pods(), &tenants[n % 100], &format!("web-5d8f7c9b6d-{n:05}")), value(1_700, Some(node)))
-    };
-    fill(rt, &store, (0..30_000).map(|n| pod(n, "")));
-    // They are bound, and then run.
-    for _ in 0..2 {
-        fill(rt, &store, (0..30_000).map(|n| pod(n, &format!("node-{}", n % 1_000))));
-    }
+fn say(what: &str, store: &Store) {
     let stats = store.stats();
     println!(
-        "30,000 pods and 1,000 nodes of 1,700 bytes: {} MiB resident in all, {} MiB of it values, {} MiB the ring",
+        "{what}: {} MiB resident, {} MiB of it values, {} MiB the ring",
         resident_bytes() >> 20,
         stats.object_bytes >> 20,
         stats.ring_superseded_bytes >> 20,
     );
+}
+
+/// A quiet second, in which the allocator gives back what it keeps for a burst.
+fn settle(rt: &tokio::runtime::Runtime, store: &Store) {
+    let leases = GroupResource::new("coordination.k8s.io", "leases");
+    for n in 0..50 {
+        let store = store.clone();
+        let op = put(key(&leases, &tenant("t"), &format!("lease-{}", n % 5)), value(300, None));
+        rt.block_on(rt.spawn(async move { store.commit(Txn::one(op)).await.map(drop) })).unwrap().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// 30,000 pods of 100 tenants on 1,000 nodes, created, bound and run.
+fn cluster(rt: &tokio::runtime::Runtime, store: &Store) {
+    let nodes = GroupResource::new("", "nodes");
+    let tenants: Vec<TenantName> = (0..100).map(|n| tenant(&format!("tenant-{n}"))).collect();
+    let node = |n: usize| put(key(&nodes, &tenants[n % 100], &format!("node-{n}")), value(1_700, None));
+    fill(rt, store, (0..1_000).map(node));
+    for node in ["", "node", "node"] {
+        let pod = |n: usize| {
+            let node = if node.is_empty() { String::new() } else { format!("node-{}", n % 1_000) };
+            put(key(&pods(), &tenants[n % 100], &format!("web-5d8f7c9b6d-{n:05}")), value(1_700, Some(&node)))
+        };
+        fill(rt, store, (0..30_000).map(pod));
+    }
+}
+
+fn memory_pods(rt: &tokio::runtime::Runtime) {
+    println!("before anything: {} MiB resident", resident_bytes() >> 20);
+    let directory = directory();
+    let store = Store::open(Box::new(Log::open(directory.path()).unwrap()), StoreOptions::default()).unwrap();
+    cluster(rt, &store);
+    say("30,000 pods and 1,000 nodes of 1,700 bytes, just written", &store);
+    settle(rt, &store);
+    say("a second later", &store);
+}
+
+fn memory_pods_restarted(rt: &tokio::runtime::Runtime) {
+    const AGAIN: &str = "SKEP_BENCH_REOPEN";
+    if let Some(directory) = std::env::var_os(AGAIN) {
+        let log = Log::open(&PathBuf::from(directory)).unwrap();
+        let store = Store::open(Box::new(log), StoreOptions::default()).unwrap();
+        settle(rt, &store);
+        say("30,000 pods and 1,000 nodes after a restart", &store);
+        return;
+    }
+    let directory = directory();
+    let store = Store::open(Box::new(Log::open(directory.path()).unwrap()), StoreOptions::default()).unwrap();
+    cluster(rt, &store);
     store.close();
     drop(store);
-    let store = open();
-    println!("the same after a restart in the same process: {} MiB", resident_bytes() >> 20);
-    assert_eq!(store.stats().objects, 31_000);
+    let this = std::env::current_exe().unwrap();
+    let mut child = std::process::Command::new(this);
+    child.arg("memory-pods-restarted").env("SKEP_BENCH_ALONE", "1").env(AGAIN, directory.path());
+    assert!(child.status().unwrap().success());
 }

@@ -213,29 +213,6 @@ impl<'a> Attrs<'a> {
         Entries { rest: self.field_bytes() }.filter(|(_, _, indexed)| *indexed).map(|(k, v, _)| (k, v))
     }
 
-    /// Where each index term's entry starts in the encoded bytes, to be read with [`Attrs::term_at`].
-    pub(crate) fn term_offsets(self) -> impl Iterator<Item = u32> {
-        let base = self.0.len() - self.field_bytes().len();
-        let mut rest = self.field_bytes();
-        let total = rest.len();
-        std::iter::from_fn(move || {
-            while !rest.is_empty() {
-                let offset = base + total - rest.len();
-                let (_, _, indexed) = take_entry(&mut rest)?;
-                if indexed {
-                    return Some(offset as u32);
-                }
-            }
-            None
-        })
-    }
-
-    /// The field and value of the entry at an offset from [`Attrs::term_offsets`].
-    pub(crate) fn term_at(self, offset: u32) -> (&'a str, &'a str) {
-        let mut rest = self.0.get(offset as usize..).unwrap_or_default();
-        take_entry(&mut rest).map_or(("", ""), |(field, value, _)| (field, value))
-    }
-
     /// Whether the object has an index term.
     #[must_use]
     pub fn has_term(self, field: &str, value: &str) -> bool {
@@ -343,18 +320,14 @@ mod tests {
                 prop_assert_eq!(attrs.field(k), Some(v.as_str()));
                 prop_assert_eq!(attrs.has_term(k, v), *indexed);
             }
-            let terms: Vec<_> = attrs.indexed().collect();
-            prop_assert_eq!(attrs.term_offsets().map(|o| attrs.term_at(o)).collect::<Vec<_>>(), terms);
+            prop_assert_eq!(attrs.indexed().count(), fields.values().filter(|(_, indexed)| *indexed).count());
             prop_assert_eq!((attrs.label(&absent), attrs.field(&absent)), (None, None));
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let attrs = Attrs::trusted(&bytes);
-            let _ = (attrs.labels().count(), attrs.fields().count(), attrs.term_offsets().count());
-            if let Some(attrs) = Attrs::check(&bytes) {
-                attrs.term_offsets().for_each(|o| drop(attrs.term_at(o).0.to_owned()));
-            }
+            let _ = (attrs.labels().count(), attrs.fields().count(), attrs.indexed().count(), Attrs::check(&bytes));
         }
     }
 

@@ -215,7 +215,9 @@ pub(crate) struct Stepper {
 impl Stepper {
     pub(crate) fn open(mut engine: Box<dyn Engine>, ring: RingLimits) -> Result<Stepper, OpenError> {
         let mut state = State::new(Ring::new(ring));
-        let revision = engine.load(&mut Loader::new(&mut state))?;
+        let mut loader = Loader::new(&mut state);
+        let revision = engine.load(&mut loader)?;
+        loader.finish();
         state.applied = revision;
         let core = Arc::new(Core::new(state));
         let options = StoreOptions { ring, clock: || 1_000_000, ..StoreOptions::default() };

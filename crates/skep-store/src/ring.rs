@@ -187,6 +187,18 @@ impl Ring {
         self.began = revision;
     }
 
+    pub(crate) fn limits(&self) -> RingLimits {
+        self.limits
+    }
+
+    /// A change of a table that is not even taken in: as if it had left the ring already.
+    pub(crate) fn skip(&mut self, table: TableId, revision: Revision) {
+        if self.evicted.len() <= table as usize {
+            self.evicted.resize(table as usize + 1, Revision::ZERO);
+        }
+        self.evicted[table as usize] = revision;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.changes.len()
     }
@@ -240,10 +252,7 @@ impl Ring {
 
     fn evict_oldest(&mut self, wake: &mut Wake) -> bool {
         let Some((table, change)) = self.changes.pop_front() else { return false };
-        if self.evicted.len() <= table as usize {
-            self.evicted.resize(table as usize + 1, Revision::ZERO);
-        }
-        self.evicted[table as usize] = change.revision;
+        self.skip(table, change.revision);
         self.bytes -= cost(&change);
         let (streams, bytes, publication) = (&mut self.streams, &mut self.bytes, self.publications);
         each_stream_key(table, &change, |key| {

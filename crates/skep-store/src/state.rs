@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use skep_base::{GroupResource, Key, Revision, Scope};
 
 use crate::ring::Ring;
@@ -104,79 +105,6 @@ impl Ord for Entry {
     }
 }
 
-/// Something with a place in the index: an entry, or a bound to search for.
-trait InIndex {
-    /// Field, value, path.
-    fn place(&self) -> (&str, &str, &[u8]);
-}
-
-/// A value in an index, ordered by field, value and path.
-#[derive(Clone, Debug)]
-struct TermEntry {
-    value: Arc<Value>,
-    /// Where in the value's attributes the term is spelled out.
-    offset: u32,
-}
-
-impl InIndex for TermEntry {
-    fn place(&self) -> (&str, &str, &[u8]) {
-        let (field, value) = self.value.attrs().term_at(self.offset);
-        (field, value, self.value.path_bytes())
-    }
-}
-
-struct TermBound<'a> {
-    field: &'a str,
-    value: &'a str,
-    path: &'a [u8],
-}
-
-impl InIndex for TermBound<'_> {
-    fn place(&self) -> (&str, &str, &[u8]) {
-        (self.field, self.value, self.path)
-    }
-}
-
-impl<'a> Borrow<dyn InIndex + 'a> for TermEntry {
-    fn borrow(&self) -> &(dyn InIndex + 'a) {
-        self
-    }
-}
-
-impl PartialEq for dyn InIndex + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.place() == other.place()
-    }
-}
-impl Eq for dyn InIndex + '_ {}
-impl PartialOrd for dyn InIndex + '_ {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for dyn InIndex + '_ {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.place().cmp(&other.place())
-    }
-}
-
-impl PartialEq for TermEntry {
-    fn eq(&self, other: &TermEntry) -> bool {
-        self.place() == other.place()
-    }
-}
-impl Eq for TermEntry {}
-impl PartialOrd for TermEntry {
-    fn partial_cmp(&self, other: &TermEntry) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for TermEntry {
-    fn cmp(&self, other: &TermEntry) -> Ordering {
-        self.place().cmp(&other.place())
-    }
-}
-
 /// A value that is to be deleted at some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Expiry {
@@ -205,7 +133,8 @@ impl Ord for Expiry {
 pub(crate) struct Table {
     pub(crate) resource: Arc<GroupResource>,
     entries: BTreeSet<Entry>,
-    index: BTreeSet<TermEntry>,
+    /// By index term, `field NUL value`: the objects that have it.
+    index: HashMap<Box<[u8]>, BTreeSet<Entry>, FxBuildHasher>,
 }
 
 impl Table {
@@ -215,10 +144,7 @@ impl Table {
 
     /// The values of a span in path order.
     pub(crate) fn range(&self, span: &Span) -> impl Iterator<Item = &Arc<Value>> {
-        let (lower, upper) = (&*span.lower, &*span.upper);
-        // An empty range is an error to the standard library when its start is beyond its end.
-        let lower = lower.min(upper);
-        self.entries.range::<[u8], _>((Bound::Included(lower), Bound::Excluded(upper))).map(|e| &e.0)
+        range(&self.entries, span)
     }
 
     /// The values of a span that have an index term, in path order.
@@ -228,35 +154,64 @@ impl Table {
         field: &str,
         value: &str,
     ) -> impl Iterator<Item = &Arc<Value>> {
-        let upper = TermBound { field, value, path: &span.upper };
-        let lower = TermBound { field, value, path: (&*span.lower).min(&*span.upper) };
-        let (lower, upper): (&dyn InIndex, &dyn InIndex) = (&lower, &upper);
-        self.index.range::<dyn InIndex, _>((Bound::Included(lower), Bound::Excluded(upper))).map(|e| &e.value)
+        self.index.get(&*term_key(field, value)).into_iter().flat_map(move |entries| range(entries, span))
     }
 
     fn put(&mut self, value: &Arc<Value>) -> Option<Arc<Value>> {
         let old = self.entries.replace(Entry(value.clone())).map(|e| e.0);
-        for offset in value.attrs().term_offsets() {
-            self.index.replace(TermEntry { value: value.clone(), offset });
-        }
-        if let Some(old) = &old {
-            for offset in old.attrs().term_offsets() {
-                let (field, term) = old.attrs().term_at(offset);
-                if !value.attrs().has_term(field, term) {
-                    self.index.remove(&TermEntry { value: old.clone(), offset });
+        for (field, term) in value.attrs().indexed() {
+            let key = term_key(field, term);
+            match self.index.get_mut(&*key) {
+                Some(entries) => {
+                    entries.replace(Entry(value.clone()));
+                }
+                None => {
+                    self.index.insert((*key).into(), BTreeSet::from([Entry(value.clone())]));
                 }
             }
+        }
+        if let Some(old) = &old {
+            self.leave_terms(old, Some(value));
         }
         old
     }
 
     fn remove(&mut self, path: &[u8]) -> Option<Arc<Value>> {
         let old = self.entries.take(path)?.0;
-        for offset in old.attrs().term_offsets() {
-            self.index.remove(&TermEntry { value: old.clone(), offset });
-        }
+        self.leave_terms(&old, None);
         Some(old)
     }
+
+    /// Takes a value out of the index where its successor does not replace it.
+    fn leave_terms(&mut self, old: &Arc<Value>, new: Option<&Arc<Value>>) {
+        for (field, term) in old.attrs().indexed() {
+            if new.is_some_and(|new| new.attrs().has_term(field, term)) {
+                continue;
+            }
+            let key = term_key(field, term);
+            if let Some(entries) = self.index.get_mut(&*key) {
+                entries.remove(old.path_bytes());
+                if entries.is_empty() {
+                    self.index.remove(&*key);
+                }
+            }
+        }
+    }
+}
+
+fn range<'a>(entries: &'a BTreeSet<Entry>, span: &Span) -> impl Iterator<Item = &'a Arc<Value>> + use<'a> {
+    let (lower, upper) = (&*span.lower, &*span.upper);
+    // An empty range is an error to the standard library when its start is beyond its end.
+    let lower = lower.min(upper);
+    entries.range::<[u8], _>((Bound::Included(lower), Bound::Excluded(upper))).map(|e| &e.0)
+}
+
+fn term_key(field: &str, value: &str) -> PathBuf {
+    let mut key = PathBuf::new();
+    key.extend_from_slice(field.as_bytes());
+    key.push(0);
+    key.extend_from_slice(value.as_bytes());
+    key
 }
 
 /// Everything that changes together under the store's one lock.
@@ -309,7 +264,7 @@ impl State {
         let id = self.tables.len() as TableId;
         let resource = Arc::new(resource.clone());
         self.ids.insert(resource.clone(), id);
-        self.tables.push(Table { resource, entries: BTreeSet::new(), index: BTreeSet::new() });
+        self.tables.push(Table { resource, entries: BTreeSet::new(), index: HashMap::default() });
         id
     }
 

@@ -99,7 +99,9 @@ impl Store {
     /// What the engine found: a damaged file, another process, a full disk.
     pub fn open(mut engine: Box<dyn Engine>, options: StoreOptions) -> Result<Store, OpenError> {
         let mut state = State::new(Ring::new(options.ring));
-        let revision = engine.load(&mut Loader::new(&mut state))?;
+        let mut loader = Loader::new(&mut state);
+        let revision = engine.load(&mut loader)?;
+        loader.finish();
         state.applied = revision;
         let core = Arc::new(Core::new(state));
         let queue = Arc::new(Queue::default());

@@ -10,6 +10,7 @@ pub mod memory;
 #[cfg(test)]
 pub(crate) mod sim;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -18,20 +19,34 @@ use skep_base::{GroupResource, Key, Revision};
 use crate::ring::Wake;
 use crate::state::{Span, State, TableId};
 use crate::txn::Change;
-use crate::value::{Value, path_of};
+use crate::value::{Keys, Value, path_of};
 
 /// Takes what an engine holds into memory: first all objects of a snapshot, then the changes after it, in
-/// order. Changes also go into the ring, so that watches can be resumed across a restart.
+/// order. The last of them also go into the ring, so that watches can be resumed across a restart.
 pub struct Loader<'a> {
     state: &'a mut State,
     history_from: Revision,
-    /// Nobody watches yet; it only collects what leaves the ring.
-    wake: Wake,
+    /// Changes that may go into the ring: no more than it would hold, for all others cost only time.
+    history: VecDeque<Loaded>,
+    history_bytes: usize,
+}
+
+struct Loaded {
+    table: TableId,
+    revision: Revision,
+    value: Option<Arc<Value>>,
+    prev: Option<Arc<Value>>,
+}
+
+impl Loaded {
+    fn superseded_bytes(&self) -> usize {
+        self.prev.as_ref().map_or(0, |v| v.size_bytes())
+    }
 }
 
 impl<'a> Loader<'a> {
     pub(crate) fn new(state: &'a mut State) -> Loader<'a> {
-        Loader { state, history_from: Revision::ZERO, wake: Wake::default() }
+        Loader { state, history_from: Revision::ZERO, history: VecDeque::new(), history_bytes: 0 }
     }
 
     /// An object of the snapshot.
@@ -49,17 +64,47 @@ impl<'a> Loader<'a> {
         self.state.ring.start_at(revision);
     }
 
-    /// A change after the snapshot.
-    pub(crate) fn change(&mut self, key: Key, revision: Revision, value: Option<Value>) {
+    /// A change after the snapshot that created or replaced an object.
+    pub(crate) fn put(&mut self, resource: &GroupResource, value: Value) {
+        let table = self.state.number(resource);
+        let value = Arc::new(value);
+        let prev = self.state.set(table, value.path_bytes(), Some(&value));
+        self.remember(Loaded { table, revision: value.revision(), value: Some(value), prev });
+    }
+
+    /// A change after the snapshot that deleted an object.
+    pub(crate) fn delete(&mut self, key: &Key, revision: Revision) {
         let table = self.state.number(&key.resource);
-        let path = path_of(&key);
-        let value = value.map(Arc::new);
-        let prev = self.state.set(table, &path, value.as_ref());
-        if revision > self.history_from {
-            let change = Arc::new(Change { key, revision, value, prev });
-            self.state.ring.publish(std::iter::once((table, change)), &mut self.wake);
-            self.wake.wake();
+        let prev = self.state.set(table, &path_of(key), None);
+        self.remember(Loaded { table, revision, value: None, prev });
+    }
+
+    fn remember(&mut self, loaded: Loaded) {
+        if loaded.revision <= self.history_from {
+            return;
         }
+        self.history_bytes += loaded.superseded_bytes();
+        self.history.push_back(loaded);
+        let limits = self.state.ring.limits();
+        while self.history.len() > limits.events || self.history_bytes > limits.superseded_bytes {
+            let Some(oldest) = self.history.pop_front() else { break };
+            self.history_bytes -= oldest.superseded_bytes();
+            self.state.ring.skip(oldest.table, oldest.revision);
+        }
+    }
+
+    /// Puts the history into the ring.
+    pub(crate) fn finish(self) {
+        let Loader { state, history, .. } = self;
+        let mut changes = Vec::with_capacity(history.len());
+        for Loaded { table, revision, value, prev } in history {
+            // A deletion of nothing was never written.
+            let Some(object) = value.as_ref().or(prev.as_ref()) else { continue };
+            let Some(resource) = state.table(table).map(|t| t.resource.clone()) else { continue };
+            let key = Keys::new(&resource).of(object);
+            changes.push((table, Arc::new(Change { key, revision, value, prev })));
+        }
+        state.ring.publish(changes.into_iter(), &mut Wake::default());
     }
 }
 

@@ -39,7 +39,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use skep_base::{Key, Revision};
+use skep_base::Revision;
 
 use self::format::{
     FILE_HEADER_LEN, FileHeader, FrameBuilder, Kind, LOG_MAGIC, Payload, Record, SNAPSHOT_MAGIC,
@@ -49,7 +49,6 @@ use self::snapshot::{Pace, Snapshotting};
 use super::disk::{Disk, DiskFile, RealDisk};
 use super::{AppendError, Engine, Loader, OpenError, Source};
 use crate::txn::Change;
-use crate::value::Value;
 
 /// A snapshot is begun when the log since the last one is longer than the live data and this: small stores
 /// are not rewritten all the time, and the log of large ones stays below the size of their data.
@@ -309,12 +308,8 @@ impl Log {
         }
         self.revision = revision;
         match record {
-            Record::Put { resource, value } => {
-                let key =
-                    key_of(resource, &value).ok_or_else(|| corrupt(name, at, "a key makes no sense"))?;
-                loader.change(key, revision, Some(value));
-            }
-            Record::Delete { key, revision } => loader.change(key, revision, None),
+            Record::Put { resource, value } => loader.put(&resource, value),
+            Record::Delete { key, revision } => loader.delete(&key, revision),
         }
         Ok(())
     }
@@ -343,10 +338,6 @@ impl Log {
         }
         Ok(segments)
     }
-}
-
-fn key_of(resource: skep_base::GroupResource, value: &Value) -> Option<Key> {
-    Key::from_path(resource, value.path())
 }
 
 impl Engine for Log {

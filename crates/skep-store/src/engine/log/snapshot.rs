@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use skep_base::Revision;
 
@@ -18,9 +19,12 @@ pub(super) const TEMPORARY: &str = ".tmp";
 /// Objects read from memory at once: keeps the store's lock short.
 const CHUNK_OBJECTS: usize = 256;
 /// A frame is written when it has this many bytes.
-const FRAME_BYTES: usize = 1 << 20;
+const FRAME_BYTES: usize = 256 << 10;
 /// The file is synced again and again, so that the log's own syncs do not have to wait for one huge one.
-const SYNC_BYTES: u64 = 8 << 20;
+const SYNC_BYTES: u64 = 1 << 20;
+
+/// No pause is longer: a slow disk must not stretch a snapshot for ever, while the log grows.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// How a snapshot is written.
 #[derive(Clone, Copy, Debug)]
@@ -67,9 +71,12 @@ impl Snapshotting {
                 let run = move || {
                     let mut writer = Writer::begin(disk, source, sequence, revision)?;
                     while !stopped.load(Ordering::Acquire) {
+                        let begun = Instant::now();
                         if writer.step()? {
                             return Ok(true);
                         }
+                        // Half of the time the disk and the processor belong to those who wait for an answer.
+                        std::thread::sleep(begun.elapsed().min(PAUSE_MAX));
                     }
                     Ok(false)
                 };
