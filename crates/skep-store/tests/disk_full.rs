@@ -56,7 +56,8 @@ async fn fill_and_recover(mount: &Path) {
     let _ = file.sync_all();
     let mut accepted = vec!["first".to_owned()];
     let mut refused = 0;
-    for n in 0..200 {
+    // More than the log has filled with zeros in advance.
+    for n in 0..400 {
         let name = format!("p{n}");
         match store.commit(put(&name, 5_000)).await {
             Ok(_) => accepted.push(name),

@@ -395,9 +395,8 @@ async fn long_lists_are_of_one_moment() {
         whole += 1;
         let mut options = ListOptions { limit: Some(700), ..ListOptions::default() };
         let mut items = Vec::new();
-        loop {
-            // A page may come too late when the writers are fast.
-            let Ok(page) = store.list(&scope, &options) else { break };
+        // A page may come too late when the writers are fast.
+        while let Ok(page) = store.list(&scope, &options) {
             options.at = Some(page.revision);
             options.after = page.items.last().map(|(k, _)| k.clone());
             items.extend(page.items);

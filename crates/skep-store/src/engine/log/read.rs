@@ -33,6 +33,7 @@ pub(super) struct FileReader {
 /// What comes next in a file.
 pub(super) enum Frame<'a> {
     Good(Payload<'a>),
+    /// The file ends, or zeros that were written ahead begin.
     End,
     /// What follows is no whole frame: the bytes from its offset on, and what is wrong with them.
     Bad {
@@ -105,6 +106,9 @@ impl FileReader {
         }
         let Some((len, crc)) = decode_frame_header(&header) else {
             let rest = self.rest(header)?;
+            if rest.len() <= FRAME_MAX_BYTES && rest.iter().all(|b| *b == 0) {
+                return Ok(Frame::End);
+            }
             return Ok(Frame::Bad { rest, what: "no record begins here" });
         };
         let mut payload = std::mem::take(&mut self.payload);

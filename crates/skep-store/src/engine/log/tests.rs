@@ -15,6 +15,9 @@ use crate::txn::{CommitError, Expect, Op, Txn};
 type Files = BTreeMap<String, Vec<u8>>;
 type Everything = BTreeMap<Key, Thing>;
 
+/// Little, so that tests come to its end often.
+pub(super) const RESERVE_BYTES: u64 = 300;
+
 fn key(name: &str) -> Key {
     let tenant = skep_base::TenantName::new("t").unwrap();
     Key::new(resources()[0].clone(), tenant, "ns", name)
@@ -236,7 +239,8 @@ fn when_the_sync_finds_no_space_a_fresh_segment_voids_the_write() {
         let mut store = open(&disk).unwrap();
         commit(&mut store, put("p", "text")).unwrap();
         // Room for a fresh segment's header when the large write is given up, or not even that.
-        disk.limit(Some((disk.used() + room, Full::AtSync)));
+        let zeros = RESERVE_BYTES as usize;
+        disk.limit(Some((disk.used() - zeros + room, Full::AtSync)));
         let refused = commit(&mut store, put("q", &"x".repeat(600)));
         disk.limit(None);
         let later = commit(&mut store, put("r", "text"));
@@ -276,8 +280,8 @@ fn a_segment_that_cannot_be_begun_voids_nothing() {
         let disk = SimDisk::new(seed);
         // So that the next try to begin one comes later than the test's end.
         let mut store = open_with(&disk, 2_000).unwrap();
-        // Write and sync, then a segment: create, header, sync, directory; remove, directory.
-        disk.fail_some(2 + (seed as usize % 6), 1 + (seed as usize / 6 % 4));
+        // Write, zeros and sync, then a segment: create, header, sync, directory; remove, directory.
+        disk.fail_some(3 + (seed as usize % 6), 1 + (seed as usize / 6 % 4));
         commit(&mut store, put("p", &"x".repeat(2_200))).unwrap();
         disk.fail_some(0, 0);
         let answer = commit(&mut store, put("q", "acknowledged"));
