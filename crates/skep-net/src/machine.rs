@@ -1,0 +1,314 @@
+//! The network inside a machine: one bridge, a pair of interfaces for each pod.
+//!
+//! The bridge is a port of the tenant's layer 2 through the machine's own interface, the *uplink*. It has the
+//! machine's address and, in every machine the same, the subnet's gateway address, so pods' traffic to services
+//! and to the outside is routed here. Bridged packets pass the IP layer's packet filters: a service's answer that
+//! comes straight from a pod of the same subnet must be seen by the connection tracking that changed its request.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::link::{Bridge, BridgePort, Link, LinkStats, MacAddr, Net, Peer};
+use crate::netlink::{Error, Result, unless_exists};
+use crate::ns::{Namespace, sysctl};
+use crate::route::{Forward, Neighbour, Route};
+
+/// The name of a pod's interface in the pod.
+pub const POD_INTERFACE: &str = "eth0";
+/// What the machine's ends of pods' interfaces are called, before a number made from the pod's id.
+const POD_PREFIX: &str = "pod";
+/// Names of interfaces end here, at fifteen characters: three of the prefix and 48 bits.
+const POD_HASH_BITS: u32 = 48;
+
+/// What a machine's network is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineConfig {
+    /// The bridge's name.
+    pub bridge: String,
+    /// The bridge's address, which is the one that the machine's port has.
+    pub mac: MacAddr,
+    /// Largest packet of the tenant's network.
+    pub mtu: u32,
+    /// The machine's own addresses, the gateways' addresses among them, each with the subnet's length.
+    pub addresses: Vec<IpNet>,
+    /// The interface that leads out of the machine; a machine without one is alone.
+    pub uplink: Option<String>,
+    /// Through whom what is not in the subnets is sent, on the bridge.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// What a pod's network is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodConfig {
+    /// The pod's unique id.
+    pub id: String,
+    /// Where its namespace is mounted, or will be.
+    pub namespace: PathBuf,
+    /// The address of its interface.
+    pub mac: MacAddr,
+    /// Its addresses, each with the subnet's length: all of the subnet is reached directly.
+    pub addresses: Vec<IpNet>,
+    /// Through whom it reaches everything else, one of each family at most.
+    pub gateways: Vec<IpAddr>,
+    /// Largest packet.
+    pub mtu: u32,
+}
+
+/// A pod's network as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// The pod's unique id.
+    pub id: String,
+    /// The machine's end.
+    pub interface: String,
+    /// What the pod sent and received, seen from the pod.
+    pub stats: LinkStats,
+}
+
+/// The network of one machine.
+#[derive(Debug)]
+pub struct MachineNetwork {
+    config: MachineConfig,
+    namespace: Namespace,
+    net: Net,
+    bridge: Link,
+}
+
+impl MachineNetwork {
+    /// Makes a machine's network what it is to be, in the machine's namespace. What pods have stays.
+    ///
+    /// # Errors
+    /// What the kernel says. It can be called again.
+    pub fn set_up(namespace: Namespace, config: MachineConfig) -> Result<MachineNetwork> {
+        let mut net = Net::open(&namespace)?;
+        namespace.run(machine_sysctls)??;
+        unless_exists(net.add_bridge(
+            &config.bridge,
+            config.mac,
+            config.mtu,
+            Bridge { call_iptables: true },
+        ))?;
+        let bridge = net.expect_link(&config.bridge)?;
+        namespace.run(|| bridge_sysctls(&config.bridge))??;
+        if bridge.mac != config.mac {
+            net.set_mac(bridge.index, config.mac)?;
+        }
+        if let Some(uplink) = &config.uplink {
+            let uplink = net.expect_link(uplink)?;
+            // Addresses belong to the bridge.
+            for address in net.addresses(uplink.index)? {
+                net.delete_address(uplink.index, address)?;
+            }
+            if uplink.mtu != config.mtu {
+                net.set_mtu(uplink.index, config.mtu)?;
+            }
+            if uplink.master != Some(bridge.index) {
+                net.set_master(uplink.index, bridge.index)?;
+            }
+            net.set_up(uplink.index)?;
+        }
+        if bridge.mtu != config.mtu {
+            net.set_mtu(bridge.index, config.mtu)?;
+        }
+        net.set_up(bridge.index)?;
+        for old in net.addresses(bridge.index)? {
+            if !config.addresses.contains(&old) {
+                net.delete_address(bridge.index, old)?;
+            }
+        }
+        for address in &config.addresses {
+            net.add_address(bridge.index, *address)?;
+        }
+        for gateway in &config.gateways {
+            net.replace_route(&default_route(*gateway, bridge.index))?;
+        }
+        let bridge = net.expect_link(&config.bridge)?;
+        Ok(MachineNetwork { config, namespace, net, bridge })
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// The machine's namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Gives a pod its network: its namespace, if it has none yet, and in it an interface with the addresses.
+    /// When all of it is there already, nothing changes and no connection notices.
+    ///
+    /// # Errors
+    /// What the kernel says. It can be called again, and [`MachineNetwork::tear_down_pod`] removes what is half done.
+    pub fn set_up_pod(&mut self, pod: &PodConfig) -> Result<()> {
+        let namespace = Namespace::persistent(&pod.namespace)?;
+        let mut inside = Net::open(&namespace)?;
+        let name = pod_interface(&pod.id);
+        let mut ours = self.net.link(&name)?;
+        let theirs = inside.link(POD_INTERFACE)?;
+        if ours.as_ref().is_some_and(|l| l.alias.as_deref().is_some_and(|a| a != pod.id)) {
+            return Err(Error::io(
+                format!("connect the pod {}", pod.id),
+                std::io::Error::other(format!("the interface {name} belongs to another pod")),
+            ));
+        }
+        if ours.is_some() && theirs.as_ref().is_none_or(|l| l.mac != pod.mac) {
+            // An end without its other end, or of another address: from the start.
+            self.net.delete_link(&name)?;
+            ours = None;
+        }
+        if ours.is_none() {
+            inside.delete_link(POD_INTERFACE)?;
+            let peer = Peer { name: POD_INTERFACE, mac: Some(pod.mac), namespace: Some(&namespace) };
+            self.net.add_veth(&name, None, pod.mtu, &peer)?;
+        }
+        let ours = self.net.expect_link(&name)?;
+        let theirs = inside.expect_link(POD_INTERFACE)?;
+        if ours.alias.as_deref() != Some(&pod.id) {
+            self.net.set_alias(ours.index, &pod.id)?;
+        }
+        if ours.mtu != pod.mtu {
+            self.net.set_mtu(ours.index, pod.mtu)?;
+        }
+        if theirs.mtu != pod.mtu {
+            inside.set_mtu(theirs.index, pod.mtu)?;
+        }
+        if !(ours.up && ours.master == Some(self.bridge.index)) {
+            self.namespace.run(|| quiet(&name))??;
+            self.net.set_master(ours.index, self.bridge.index)?;
+            // Where the pod is, is said below: nothing that it sends changes that.
+            let port = BridgePort { learning: Some(false), ..BridgePort::default() };
+            self.net.set_bridge_port(ours.index, port)?;
+            self.net.set_up(ours.index)?;
+        }
+        self.net.set_forwards(ours.index, &[Forward { mac: pod.mac, host: None }])?;
+        namespace.run(pod_sysctls)??;
+        if !theirs.up {
+            inside.set_up(theirs.index)?;
+        }
+        for old in inside.addresses(theirs.index)? {
+            if !pod.addresses.contains(&old) {
+                inside.delete_address(theirs.index, old)?;
+            }
+        }
+        for address in &pod.addresses {
+            inside.add_address(theirs.index, *address)?;
+        }
+        for gateway in &pod.gateways {
+            // The gateway is this machine: nobody needs to be asked for its address.
+            inside.set_neighbour(theirs.index, Neighbour { ip: *gateway, mac: self.config.mac })?;
+            inside.replace_route(&default_route(*gateway, theirs.index))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a pod's network away, its namespace included. That there is none is fine.
+    ///
+    /// # Errors
+    /// What the kernel says. It can be called again.
+    pub fn tear_down_pod(&mut self, id: &str, namespace: &std::path::Path) -> Result<()> {
+        // The machine's end first: it takes the other one with it, also when the namespace lives on in a process.
+        self.net.delete_link(&pod_interface(id))?;
+        Namespace::remove(namespace)
+    }
+
+    /// The pods that have an interface here.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn pods(&mut self) -> Result<Vec<PodLink>> {
+        let bridge = self.bridge.index;
+        let links = self.net.links()?.into_iter();
+        Ok(links
+            .filter(|l| l.name.starts_with(POD_PREFIX) && l.kind.as_deref() == Some("veth"))
+            .filter(|l| l.master.is_none_or(|m| m == bridge))
+            .filter_map(|l| {
+                Some(PodLink { id: l.alias?, interface: l.name, stats: seen_from_the_pod(l.stats) })
+            })
+            .collect())
+    }
+
+    /// Removes the machine's bridge and every pod's interface. Namespaces of pods stay to whoever knows them.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn tear_down(mut self) -> Result<()> {
+        for pod in self.pods()? {
+            self.net.delete_link(&pod.interface)?;
+        }
+        self.net.delete_link(&self.config.bridge)
+    }
+}
+
+fn seen_from_the_pod(s: LinkStats) -> LinkStats {
+    LinkStats {
+        rx_packets: s.tx_packets,
+        rx_bytes: s.tx_bytes,
+        rx_dropped: s.tx_dropped,
+        tx_packets: s.rx_packets,
+        tx_bytes: s.rx_bytes,
+        tx_dropped: s.rx_dropped,
+    }
+}
+
+/// The name of the machine's end of a pod's interface: the same for the same pod, whoever asks.
+#[must_use]
+pub fn pod_interface(id: &str) -> String {
+    // FNV-1a: names must stay the same over releases, which no hasher of the standard library promises. A
+    // collision is noticed by the alias, which holds the whole id.
+    let hash =
+        id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    format!("{POD_PREFIX}{:012x}", hash & ((1 << POD_HASH_BITS) - 1))
+}
+
+/// Everywhere, through one of us.
+pub(crate) fn default_route(gateway: IpAddr, link: u32) -> Route {
+    let destination = match gateway {
+        IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+    };
+    Route { destination, gateway: Some(gateway), link, source: None }
+}
+
+fn machine_sysctls() -> Result<()> {
+    sysctl("ipv4/ip_forward", "1")?;
+    sysctl("ipv6/conf/all/forwarding", "1")?;
+    // Pods are told about a better way when one of their packets comes back through the same bridge, as those to
+    // services do. There is none: the other way does not pass connection tracking.
+    sysctl("ipv4/conf/all/send_redirects", "0")?;
+    sysctl("ipv4/conf/default/send_redirects", "0")?;
+    sysctl("ipv4/conf/all/accept_redirects", "0")?;
+    sysctl("ipv6/conf/all/accept_redirects", "0")?;
+    sysctl("ipv4/conf/all/rp_filter", "0")?;
+    sysctl("ipv4/conf/default/rp_filter", "0")?;
+    // Bridged packets that are answers to changed ones would be dropped as coming from a strange place.
+    sysctl("ipv6/conf/all/accept_ra", "0")?;
+    sysctl("ipv6/conf/default/accept_ra", "0")
+}
+
+fn bridge_sysctls(bridge: &str) -> Result<()> {
+    sysctl(&format!("ipv4/conf/{bridge}/send_redirects"), "0")?;
+    sysctl(&format!("ipv4/conf/{bridge}/rp_filter"), "0")?;
+    sysctl(&format!("ipv6/conf/{bridge}/accept_ra"), "0")?;
+    sysctl(&format!("ipv6/conf/{bridge}/accept_dad"), "0")
+}
+
+/// No addresses of its own, and so no packets of its own, on an interface that only belongs to a bridge.
+pub(crate) fn quiet(interface: &str) -> Result<()> {
+    sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")
+}
+
+fn pod_sysctls() -> Result<()> {
+    // Addresses come from the API, not from whoever answers first.
+    sysctl("ipv6/conf/all/accept_ra", "0")?;
+    sysctl("ipv6/conf/eth0/accept_ra", "0")?;
+    sysctl("ipv6/conf/eth0/accept_dad", "0")?;
+    // In its own namespace a pod hurts nobody: it may have low ports and send pings without privileges.
+    sysctl("ipv4/ip_unprivileged_port_start", "0")?;
+    sysctl("ipv4/ping_group_range", "0\t2147483647")
+}

@@ -1,0 +1,194 @@
+//! A machine's network in real namespaces: needs root, and says so where there is none.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use skep_net::machine::{MachineConfig, MachineNetwork, PodConfig, pod_interface};
+use skep_net::{MacAddr, Namespace, Net};
+
+fn can() -> bool {
+    let can = rustix_is_root();
+    if !can {
+        eprintln!("SKIPPED: network namespaces need root");
+    }
+    can
+}
+
+fn rustix_is_root() -> bool {
+    Namespace::new().is_ok()
+}
+
+/// A folder for mounts that takes them away at the end, also when the test fails.
+struct Mounts(tempfile::TempDir);
+
+impl Mounts {
+    fn new() -> Mounts {
+        Mounts(tempfile::tempdir().unwrap())
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.0.path()).into_iter().flatten().flatten() {
+            let _ = Namespace::remove(&entry.path());
+        }
+    }
+}
+
+fn machine() -> MachineNetwork {
+    let config = MachineConfig {
+        bridge: "skep0".into(),
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1450,
+        addresses: vec![
+            "10.7.0.1/16".parse().unwrap(),
+            "10.7.0.2/16".parse().unwrap(),
+            "fd07::1/64".parse().unwrap(),
+        ],
+        uplink: None,
+        gateways: vec![],
+    };
+    MachineNetwork::set_up(Namespace::new().unwrap(), config).unwrap()
+}
+
+fn pod(n: u8, namespace: &Path) -> PodConfig {
+    PodConfig {
+        id: format!("pod-{n}"),
+        namespace: namespace.to_owned(),
+        mac: MacAddr([2, 0, 0, 0, 1, n]),
+        addresses: vec![
+            format!("10.7.1.{n}/16").parse().unwrap(),
+            format!("fd07::1:{n}/64").parse().unwrap(),
+        ],
+        gateways: vec!["10.7.0.1".parse().unwrap(), "fd07::1".parse().unwrap()],
+        mtu: 1450,
+    }
+}
+
+/// One line to a server there and back; the address that the server saw.
+fn talk(client: &Namespace, server: &Namespace, to: &str) -> std::io::Result<IpAddr> {
+    let address = SocketAddr::new(to.parse().unwrap(), 8080);
+    let listener = server.run(|| TcpListener::bind(address)).unwrap()?;
+    let accept = std::thread::spawn(move || {
+        let (mut s, from) = listener.accept()?;
+        s.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut got = [0; 5];
+        s.read_exact(&mut got)?;
+        s.write_all(&got)?;
+        std::io::Result::Ok(from.ip())
+    });
+    let mut stream = client.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5))).unwrap()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"hello")?;
+    let mut back = [0; 5];
+    stream.read_exact(&mut back)?;
+    assert_eq!(&back, b"hello");
+    accept.join().unwrap()
+}
+
+#[test]
+fn pods_reach_each_other_and_the_machine() {
+    if !can() {
+        return;
+    }
+    let (mut machine, mounts) = (machine(), Mounts::new());
+    let (a, b) = (pod(1, &mounts.path("a")), pod(2, &mounts.path("b")));
+    machine.set_up_pod(&a).unwrap();
+    machine.set_up_pod(&b).unwrap();
+    let (ns_a, ns_b) = (Namespace::open(&a.namespace).unwrap(), Namespace::open(&b.namespace).unwrap());
+    assert_eq!(talk(&ns_a, &ns_b, "10.7.1.2").unwrap().to_string(), "10.7.1.1");
+    assert_eq!(talk(&ns_b, &ns_a, "fd07::1:1").unwrap().to_string(), "fd07::1:2");
+    assert_eq!(talk(&ns_a, machine.namespace(), "10.7.0.1").unwrap().to_string(), "10.7.1.1");
+    // The machine answers to its second address too, and what a pod sends elsewhere goes to the gateway.
+    assert_eq!(talk(&ns_b, machine.namespace(), "10.7.0.2").unwrap().to_string(), "10.7.1.2");
+    let routes = Net::open(&ns_a).unwrap().routes().unwrap();
+    let gateways: Vec<_> = routes.iter().filter_map(|r| Some(r.gateway?.to_string())).collect();
+    assert_eq!(gateways, ["10.7.0.1", "fd07::1"]);
+}
+
+#[test]
+fn set_up_again_changes_nothing() {
+    if !can() {
+        return;
+    }
+    let (mut machine, mounts) = (machine(), Mounts::new());
+    let a = pod(1, &mounts.path("a"));
+    machine.set_up_pod(&a).unwrap();
+    let ns = Namespace::open(&a.namespace).unwrap();
+    let id = ns.id().unwrap();
+    let before = Net::open(&ns).unwrap().expect_link("eth0").unwrap();
+    machine.set_up_pod(&a).unwrap();
+    // A new agent finds the same machine.
+    let mut machine =
+        MachineNetwork::set_up(machine.namespace().try_clone().unwrap(), machine.config().clone()).unwrap();
+    machine.set_up_pod(&a).unwrap();
+    assert_eq!(Namespace::open(&a.namespace).unwrap().id().unwrap(), id);
+    let after = Net::open(&ns).unwrap().expect_link("eth0").unwrap();
+    assert_eq!((after.index, after.mac, after.mtu), (before.index, before.mac, before.mtu));
+    assert_eq!(machine.pods().unwrap().iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["pod-1"]);
+}
+
+#[test]
+fn a_changed_pod_is_changed() {
+    if !can() {
+        return;
+    }
+    let (mut machine, mounts) = (machine(), Mounts::new());
+    let mut a = pod(1, &mounts.path("a"));
+    machine.set_up_pod(&a).unwrap();
+    a.addresses = vec!["10.7.1.99/16".parse().unwrap()];
+    a.gateways.pop();
+    a.mtu = 1400;
+    machine.set_up_pod(&a).unwrap();
+    let ns = Namespace::open(&a.namespace).unwrap();
+    let mut inside = Net::open(&ns).unwrap();
+    let link = inside.expect_link("eth0").unwrap();
+    assert_eq!((link.mtu, link.up, link.carrier), (1400, true, true));
+    assert_eq!(inside.addresses(link.index).unwrap(), a.addresses);
+}
+
+#[test]
+fn what_was_half_done_is_completed_or_removed() {
+    if !can() {
+        return;
+    }
+    let (mut machine, mounts) = (machine(), Mounts::new());
+    let a = pod(1, &mounts.path("a"));
+    // Killed after the namespace; after the file for its mount; after the pair.
+    std::fs::write(&a.namespace, b"").unwrap();
+    machine.set_up_pod(&a).unwrap();
+    let mut outside = Net::open(machine.namespace()).unwrap();
+    let ns = Namespace::open(&a.namespace).unwrap();
+    Net::open(&ns).unwrap().delete_link("eth0").unwrap();
+    assert!(outside.link(&pod_interface("pod-1")).unwrap().is_none());
+    machine.set_up_pod(&a).unwrap();
+    assert_eq!(talk(&ns, machine.namespace(), "10.7.0.1").unwrap().to_string(), "10.7.1.1");
+
+    for _ in 0..2 {
+        machine.tear_down_pod(&a.id, &a.namespace).unwrap();
+        assert!(!a.namespace.exists());
+        assert_eq!(machine.pods().unwrap(), []);
+    }
+}
+
+#[test]
+fn nothing_is_left() {
+    if !can() {
+        return;
+    }
+    let (mut machine, mounts) = (machine(), Mounts::new());
+    let namespace = machine.namespace().try_clone().unwrap();
+    for n in 1..=3 {
+        machine.set_up_pod(&pod(n, &mounts.path(&n.to_string()))).unwrap();
+    }
+    assert_eq!(machine.pods().unwrap().len(), 3);
+    machine.tear_down().unwrap();
+    let names: Vec<_> = Net::open(&namespace).unwrap().links().unwrap().into_iter().map(|l| l.name).collect();
+    assert_eq!(names, ["lo"]);
+}
