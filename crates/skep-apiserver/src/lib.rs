@@ -9,7 +9,7 @@
 //! **Must not know.** Controllers, schedulers, hosts: they are clients like any other.
 //!
 //! # A request
-//! [`server`] takes it off the wire, [`request`] takes it apart, [`auth`] says who asks and whether they may,
+//! [`server`] takes it off the wire (or [`in_process`] from a role of the same process), [`request`] takes it apart, [`auth`] says who asks and whether they may,
 //! [`rest`] does it, [`output`] says it in the form the client wants, [`status`] when it went wrong.
 
 pub mod admission;
@@ -22,6 +22,7 @@ pub mod discovery;
 pub mod encode;
 pub mod fair;
 pub mod follow;
+pub mod in_process;
 pub mod metrics;
 pub mod namespaces;
 pub mod negotiate;

@@ -139,7 +139,7 @@ impl Server {
 }
 
 /// Whom the connection's certificate names; read once.
-type PeerIdentity = Option<Result<Arc<Identity>, ApiError>>;
+pub(crate) type PeerIdentity = Option<Result<Arc<Identity>, ApiError>>;
 
 async fn connection(app: Arc<App>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = stream.set_nodelay(true) {
@@ -171,7 +171,7 @@ async fn connection(app: Arc<App>, acceptor: TlsAcceptor, stream: TcpStream, pee
     let mut down = app.shutdown.subscribe();
     let service = service_fn(move |request| {
         let (app, certificate) = (app.clone(), certificate.clone());
-        async move { Ok::<_, Infallible>(respond(app, certificate, request).await) }
+        async move { Ok::<_, Infallible>(respond::<Incoming>(app, certificate, request).await) }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
@@ -204,11 +204,16 @@ struct Seen {
     tenant: String,
 }
 
-async fn respond(
+/// Answers a request of a peer that has been identified already: everything after TLS.
+pub(crate) async fn respond<B>(
     app: Arc<App>,
     certificate: Arc<PeerIdentity>,
-    request: Request<Incoming>,
-) -> Response<Body> {
+    request: Request<B>,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let begun = Instant::now();
     app.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
     let _in_flight = InFlight(app.clone());
@@ -257,12 +262,16 @@ pub fn error_response(error: &ApiError) -> Response<Body> {
     response
 }
 
-async fn handle(
+async fn handle<B>(
     app: &Arc<App>,
     certificate: &PeerIdentity,
-    request: Request<Incoming>,
+    request: Request<B>,
     seen: &Mutex<Seen>,
-) -> Result<Response<Body>, ApiError> {
+) -> Result<Response<Body>, ApiError>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let (parts, body) = request.into_parts();
     let options = Options::parse(parts.uri.query().unwrap_or(""))?;
     let route = Route::parse(&parts.method, parts.uri.path(), options.watch)?;
@@ -325,7 +334,11 @@ async fn handle(
     answer
 }
 
-async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
+async fn read_body<B>(body: B) -> Result<Bytes, ApiError>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let whole = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect());
     match whole.await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),

@@ -35,6 +35,18 @@ impl TenantName {
         }
     }
 
+    /// As [`TenantName::new`], sharing its memory with equal names met recently.
+    ///
+    /// # Errors
+    /// As for [`TenantName::new`].
+    pub fn shared(text: &str) -> Result<TenantName, TenantNameError> {
+        if name::is_dns1123_label(text) {
+            Ok(TenantName(crate::SharedStr::new(text).into()))
+        } else {
+            Err(TenantNameError(text.to_owned()))
+        }
+    }
+
     /// The operator's tenant.
     #[must_use]
     pub fn system() -> TenantName {

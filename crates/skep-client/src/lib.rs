@@ -1,212 +1,62 @@
-//! The client side of the API.
+//! The client side of the API: requests, informers, the work queue, leader election, events.
 //!
-//! **Job.** Read a kubeconfig, speak HTTPS with the API server, turn `Status` answers into typed errors.
-//! **State.** One HTTP/2 connection, made when first needed and again when it breaks. **Tasks.** One per
-//! connection. **Must not know.** Any kind of object: bodies are JSON.
+//! **Job.** The one interface by which every role speaks with an API server, over the network or in its process:
+//! typed requests and errors; copies of collections that are kept current; one queue of work, fair between tenants;
+//! who of several processes leads; events for people.
+//! **State.** Connections; the informers' copies; the queue; who leads.
+//! **Tasks.** One per connection, and what callers spawn: one per informer, one for the queue's timers, one for an
+//! election, one for a recorder.
+//! **Must not know.** What any kind of object means: views and handlers are the callers'.
+//!
+//! # How a role uses it
+//! ```no_run
+//! # async fn role() -> Result<(), skep_client::Error> {
+//! use k8s_openapi::api::core::v1::Pod;
+//! use skep_client::{Client, DeleteParams, Informer, Resource, Selection, Tenants};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct PodView { #[serde(default)] spec: Spec }
+//! #[derive(Default, serde::Deserialize)]
+//! #[serde(rename_all = "camelCase", default)]
+//! struct Spec { node_name: Option<skep_base::SharedStr> }
+//!
+//! let client = Client::from_kubeconfig("admin.kubeconfig".as_ref())?;
+//! let pods = Informer::<PodView>::builder(&client, Selection::all(Resource::of::<Pod>(), Tenants::All))
+//!     .index("node", |pod, emit| pod.spec.node_name.iter().for_each(|n| emit(n)))
+//!     .build();
+//! pods.on_event(|event| println!("{}", event.object().key));
+//! let running = pods.clone();
+//! tokio::spawn(async move { running.run().await });
+//! pods.synced().await;
+//! let tenant = client.home();
+//! for pod in pods.by_index("node", tenant, "n1") {
+//!     let at = Resource::of::<Pod>().at(tenant).namespace(&pod.key.namespace).name(&pod.key.name);
+//!     client.remove(&at, &DeleteParams::uid(&pod.uid)).await?;
+//! }
+//! # Ok(()) }
+//! ```
 
+mod backoff;
+mod client;
+mod error;
+pub mod informer;
 mod kubeconfig;
+mod network;
+mod object;
+mod path;
+mod transport;
+mod watch;
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
-use tokio::sync::Mutex;
-use tokio_rustls::TlsConnector;
-
+pub use backoff::Backoff;
+pub use client::{
+    Client, DeleteParams, From, List, ListMeta, ListParams, Patch, Preconditions, Propagation,
+    REQUEST_TIMEOUT, ROLE_CONNECTIONS, Removed, WatchParams,
+};
+pub use error::{Error, ErrorKind};
+pub use informer::{Event, Informer, Object, Selection, View};
 pub use kubeconfig::{Access, KubeconfigError};
-
-/// Why a request got no answer that can be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The kubeconfig cannot be used.
-    #[error(transparent)]
-    Kubeconfig(#[from] KubeconfigError),
-    /// The server cannot be reached.
-    #[error("the API server at {server} cannot be reached: {why}; is it running?")]
-    Unreachable {
-        /// Its address.
-        server: String,
-        /// What happened.
-        why: String,
-    },
-    /// The server answered with an error.
-    #[error("{message}")]
-    Status {
-        /// The HTTP status code.
-        code: u16,
-        /// The machine-readable reason.
-        reason: String,
-        /// The sentence for people.
-        message: String,
-    },
-    /// The server's answer is not what was asked for.
-    #[error("the API server's answer cannot be read: {0}")]
-    Answer(String),
-}
-
-impl Error {
-    /// Whether the server said that the object does not exist.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Error::Status { code: 404, .. })
-    }
-
-    /// Whether the server said that the name is taken.
-    #[must_use]
-    pub fn is_already_exists(&self) -> bool {
-        matches!(self, Error::Status { code: 409, reason, .. } if reason == "AlreadyExists")
-    }
-}
-
-/// A client of one API server with one credential. Clones share the connection.
-#[derive(Clone)]
-pub struct Client {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    access: Access,
-    connector: TlsConnector,
-    connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
-}
-
-fn tls(access: &Access) -> Result<rustls::ClientConfig, KubeconfigError> {
-    let bad = |what: &'static str| move |e: rustls::Error| KubeconfigError::Tls { what, why: e.to_string() };
-    let mut roots = rustls::RootCertStore::empty();
-    for ca in &access.ca {
-        roots.add(ca.clone()).map_err(bad("certificate-authority"))?;
-    }
-    let builder =
-        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(bad("TLS"))?
-            .with_root_certificates(roots);
-    let identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> =
-        access.identity.as_ref().map(|(chain, key)| (chain.clone(), key.clone_key()));
-    let mut config = match identity {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(bad("client-certificate"))?,
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
-}
-
-impl Client {
-    /// A client for what a kubeconfig says.
-    ///
-    /// # Errors
-    /// When its certificates cannot be used.
-    pub fn new(access: Access) -> Result<Client, Error> {
-        let connector = TlsConnector::from(Arc::new(tls(&access)?));
-        Ok(Client { shared: Arc::new(Shared { access, connector, connection: Mutex::new(None) }) })
-    }
-
-    /// The server's address, as the kubeconfig has it.
-    #[must_use]
-    pub fn server(&self) -> &str {
-        &self.shared.access.server
-    }
-
-    fn unreachable(&self, why: impl ToString) -> Error {
-        Error::Unreachable { server: self.shared.access.server.clone(), why: why.to_string() }
-    }
-
-    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
-        let mut slot = self.shared.connection.lock().await;
-        if let Some(sender) = slot.as_ref().filter(|s| !s.is_closed()) {
-            return Ok(sender.clone());
-        }
-        let access = &self.shared.access;
-        let stream =
-            TcpStream::connect((access.host.as_str(), access.port)).await.map_err(|e| self.unreachable(e))?;
-        stream.set_nodelay(true).map_err(|e| self.unreachable(e))?;
-        let name = ServerName::try_from(access.host.clone()).map_err(|e| self.unreachable(e))?;
-        let stream = self.shared.connector.connect(name, stream).await.map_err(|e| self.unreachable(e))?;
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .map_err(|e| self.unreachable(e))?;
-        tokio::spawn(async move {
-            // A broken connection shows in the requests on it.
-            let _ = connection.await;
-        });
-        *slot = Some(sender.clone());
-        Ok(sender)
-    }
-
-    /// Sends a request and returns the answer's body.
-    ///
-    /// # Errors
-    /// [`Error`]: answers of 400 and above are [`Error::Status`].
-    pub async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        content_type: &str,
-        body: Vec<u8>,
-    ) -> Result<Bytes, Error> {
-        let mut sender = self.connection().await?;
-        let access = &self.shared.access;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", access.server))
-            .header("accept", "application/json")
-            .header("content-type", content_type);
-        if let Some(token) = &access.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| Error::Answer(e.to_string()))?;
-        let response = sender.send_request(request).await.map_err(|e| self.unreachable(e))?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(|e| self.unreachable(e))?.to_bytes();
-        if status.is_success() { Ok(body) } else { Err(status_error(status, &body)) }
-    }
-
-    /// Reads an object or a list.
-    ///
-    /// # Errors
-    /// As for [`Client::request`].
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        parse(&self.request(Method::GET, path, "application/json", Vec::new()).await?)
-    }
-
-    /// Creates an object, or asks a question that is answered by creating one.
-    ///
-    /// # Errors
-    /// As for [`Client::request`].
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, Error> {
-        parse(&self.request(Method::POST, path, "application/json", body.to_string().into_bytes()).await?)
-    }
-
-    /// Deletes an object.
-    ///
-    /// # Errors
-    /// As for [`Client::request`].
-    pub async fn delete(&self, path: &str) -> Result<(), Error> {
-        self.request(Method::DELETE, path, "application/json", Vec::new()).await.map(|_| ())
-    }
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|e| Error::Answer(e.to_string()))
-}
-
-fn status_error(code: StatusCode, body: &[u8]) -> Error {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Status {
-        reason: String,
-        message: String,
-    }
-    let status: Status = serde_json::from_slice(body).unwrap_or_default();
-    let message =
-        if status.message.is_empty() { format!("the API server answered {code}") } else { status.message };
-    Error::Status { code: code.as_u16(), reason: status.reason, message }
-}
+pub use network::{Network, Route};
+pub use object::{ObjectKey, TENANT_ANNOTATION};
+pub use path::{ObjectPath, Resource, Tenants};
+pub use transport::{Body, Request, Response, Transport};
+pub use watch::{Change, RawEvent, Watch, WatchEvent};

@@ -16,7 +16,7 @@ async fn refused(
     body: &[u8],
 ) -> (u16, String, String) {
     match client.request(method, path, kind, body.to_vec()).await {
-        Err(Error::Status { code, reason, message }) => (code, reason, message),
+        Err(Error::Status { code, reason, message, .. }) => (code, reason, message),
         other => panic!(
             "{path} with {:?} answered {other:?}",
             String::from_utf8_lossy(&body[..body.len().min(80)])

@@ -82,7 +82,7 @@ async fn a_foreign_credential_finds_nothing_anywhere() {
             let path = format!("/tenants/{view}{}", e.path);
             let error = shop.request(e.method.clone(), &path, kind, b"{}".to_vec()).await;
             match error {
-                Err(Error::Status { code, reason, message }) => answers.push((code, reason, message)),
+                Err(Error::Status { code, reason, message, .. }) => answers.push((code, reason, message)),
                 other => panic!("{} {path} answered {other:?}", e.method),
             }
         }
