@@ -14,6 +14,9 @@
 mod amounts;
 mod body;
 mod certificates;
+mod compute;
+#[cfg(test)]
+mod compute_tests;
 mod ingress;
 mod limit_ranger;
 #[cfg(test)]
@@ -67,6 +70,7 @@ pub use review::{Attributes, Lookup, Operation, Review, Stored};
 /// When a plugin refuses the write.
 pub fn mutate(review: &Review<'_>, object: &mut dyn Object) -> Result<(), Refusal> {
     namespace::admit(review)?;
+    compute::admit(review, Some(object))?;
     let any = object.as_any_mut();
     if let Some(pod) = any.downcast_mut::<Pod>() {
         limit_ranger::mutate_pod(review, pod)?;
@@ -103,6 +107,7 @@ pub fn mutate(review: &Review<'_>, object: &mut dyn Object) -> Result<(), Refusa
 pub fn validate(review: &Review<'_>, object: Option<&dyn Object>) -> Result<(), Refusal> {
     let Some(object) = object else {
         namespace::admit(review)?;
+        compute::admit(review, None)?;
         return node_restriction::admit(review, None);
     };
     let any = object.as_any();

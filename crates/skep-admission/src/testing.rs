@@ -69,6 +69,8 @@ pub(crate) struct Request {
     /// Group and plural, where the kind's own are not meant.
     pub resource: Option<(&'static str, &'static str)>,
     pub user: UserInfo,
+    /// The tenant of the user's credential. The objects are always acme's.
+    pub home: &'static str,
     pub node: Option<String>,
     /// `verb resource name` of what the authorizer grants.
     pub granted: Vec<String>,
@@ -84,6 +86,7 @@ impl Request {
             namespace: "ns",
             resource: None,
             user: UserInfo { name: "alice".into(), ..UserInfo::default() },
+            home: "acme",
             node: None,
             granted: Vec::new(),
             warnings: RefCell::default(),
@@ -109,6 +112,7 @@ impl Request {
         T::Scope: 'static,
     {
         let tenant = TenantName::new("acme").unwrap();
+        let home = TenantName::new(self.home).unwrap();
         let mut info = KindInfo::of::<T>();
         if let Some((group, plural)) = self.resource {
             (info.group, info.plural) = (group.into(), plural.into());
@@ -119,7 +123,7 @@ impl Request {
         ask(&Review {
             lookup: &self.world,
             user: &self.user,
-            home: &tenant,
+            home: &home,
             tenant: &tenant,
             namespace: if info.namespaced { self.namespace } else { "" },
             info: &info,

@@ -13,12 +13,14 @@
 //! versions is stored in one of them, and the others [`Convert`].
 
 pub mod codec;
+pub mod compute;
 pub mod context;
 pub mod field;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
 pub mod object;
+mod own;
 pub mod registry;
 pub mod table;
 pub mod tenancy;

@@ -64,7 +64,8 @@ pub struct TenantSpec {
     pub weight: Option<i32>,
     /// The most that all namespaces of the tenant may have together. What is not named is not limited.
     /// The keys are `requests.cpu`, `requests.memory`, `limits.cpu`, `limits.memory`, `pods`,
-    /// `count/objects`, `requests.storage`, `public.addresses` and `bandwidth` (bits per second).
+    /// `count/objects`, `requests.storage`, `public.addresses`, `bandwidth` (bits per second), and of the machines
+    /// that the tenant's pods run on `machines`, `machines.cpu` and `machines.memory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<BTreeMap<String, Quantity>>,
     /// Whether the tenant's own credentials are refused and its workloads are stopped. Nothing is deleted.
@@ -131,15 +132,24 @@ pub enum TenantResource {
     PublicAddresses,
     /// Guaranteed bandwidth, in bits per second.
     Bandwidth,
+    /// Machines.
+    Machines,
+    /// The CPU of machines.
+    MachinesCpu,
+    /// The memory of machines, in bytes.
+    MachinesMemory,
 }
 
 impl TenantResource {
     /// All of them, as listed to clients.
-    pub const ALL: [TenantResource; 9] = [
+    pub const ALL: [TenantResource; 12] = [
         TenantResource::Bandwidth,
         TenantResource::Objects,
         TenantResource::LimitsCpu,
         TenantResource::LimitsMemory,
+        TenantResource::Machines,
+        TenantResource::MachinesCpu,
+        TenantResource::MachinesMemory,
         TenantResource::Pods,
         TenantResource::PublicAddresses,
         TenantResource::RequestsCpu,
@@ -160,6 +170,9 @@ impl TenantResource {
             TenantResource::RequestsStorage => "requests.storage",
             TenantResource::PublicAddresses => "public.addresses",
             TenantResource::Bandwidth => "bandwidth",
+            TenantResource::Machines => "machines",
+            TenantResource::MachinesCpu => "machines.cpu",
+            TenantResource::MachinesMemory => "machines.memory",
         }
     }
 
@@ -172,7 +185,7 @@ impl TenantResource {
     /// Whether there are only whole numbers of it.
     #[must_use]
     pub const fn is_integer(self) -> bool {
-        !matches!(self, TenantResource::RequestsCpu | TenantResource::LimitsCpu)
+        !matches!(self, TenantResource::RequestsCpu | TenantResource::LimitsCpu | TenantResource::MachinesCpu)
     }
 }
 

@@ -13,7 +13,7 @@ fn good() -> Value {
             "quota": {
                 "requests.cpu": "0.5", "requests.memory": "1024Mi", "limits.cpu": "1", "limits.memory": "2Gi",
                 "pods": "100", "count/objects": "1000", "requests.storage": "1Ti", "public.addresses": "2",
-                "bandwidth": "1G",
+                "bandwidth": "1G", "machines": "10", "machines.cpu": "20", "machines.memory": "40Gi",
             },
         },
     })
@@ -50,7 +50,7 @@ fn creation() {
             ),
             (
                 quota("cpu", "1"),
-                r#"spec.quota[cpu]: Unsupported value: "cpu": supported values: "bandwidth", "count/objects", "limits.cpu", "limits.memory", "pods", "public.addresses", "requests.cpu", "requests.memory", "requests.storage""#,
+                r#"spec.quota[cpu]: Unsupported value: "cpu": supported values: "bandwidth", "count/objects", "limits.cpu", "limits.memory", "machines", "machines.cpu", "machines.memory", "pods", "public.addresses", "requests.cpu", "requests.memory", "requests.storage""#,
             ),
             (
                 quota("pods", "-1"),

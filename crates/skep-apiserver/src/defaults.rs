@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 use skep_api::Registry;
+use skep_api::compute;
 use skep_api::kinds::{flowcontrol, scheduling};
 
 use crate::objects::Template;
 
-/// All of them: the bootstrap policy, the system's priority classes, the mandatory flow control objects.
+/// All of them: the bootstrap policy, the system's priority classes, the mandatory flow control objects, the
+/// default node pool.
 #[must_use]
 pub fn templates(registry: &Registry) -> Vec<Template> {
     const RBAC: &str = "rbac.authorization.k8s.io";
@@ -32,6 +34,7 @@ pub fn templates(registry: &Registry) -> Vec<Template> {
         &flowcontrol::mandatory_priority_levels(),
         &mut templates,
     );
+    of_kind(registry, compute::GROUP, "nodepools", &[compute::default_node_pool()], &mut templates);
     templates
 }
 

@@ -59,7 +59,10 @@ fn groups(app: &App, operator: bool) -> Vec<(String, Versions<'_>)> {
 /// Resources that only the operator's tenant has.
 #[must_use]
 pub fn operator_only(group: &str, plural: &str) -> bool {
-    group == "tenancy.skep.io" && plural == "tenants"
+    matches!(
+        (group, plural),
+        ("tenancy.skep.io", "tenants") | (skep_api::compute::GROUP, "hosts" | "flavors")
+    )
 }
 
 /// Stable before beta before alpha, newer before older.

@@ -203,13 +203,14 @@ async fn make_system_tenant(app: &App) -> Result<(), ApiError> {
     let store: &Store = app.objects.store();
     let key = Key::new(GroupResource::new("", "namespaces"), system.clone(), "", "kube-system");
     if store.get(&key).is_none() {
-        let ops: Vec<Op> = tenants::first_objects(
+        let mut ops: Vec<Op> = tenants::first_objects(
             &app.registry,
             &system,
             app.pki.ca_pem(),
             &app.config.addresses,
             Timestamp::now(),
         )?;
+        ops.extend(tenants::operator_objects(&app.registry, Timestamp::now())?);
         // One transaction: a start that is cut off half-way leaves nothing.
         store.commit(ops.into_iter().collect::<Txn>()).await.map_err(ApiError::internal)?;
     }

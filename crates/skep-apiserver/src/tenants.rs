@@ -191,3 +191,40 @@ pub fn first_objects(
     }
     Ok(seeds.ops)
 }
+
+/// What the operator's own tenant has besides, when it is new: sizes of machines, and what host daemons may do.
+///
+/// # Errors
+/// 500 when a kind is not registered, which is a defect.
+pub fn operator_objects(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, ApiError> {
+    const RBAC: &str = "rbac.authorization.k8s.io";
+    const COMPUTE: &str = skep_api::compute::GROUP;
+    const READ: [&str; 3] = ["get", "list", "watch"];
+    let system = TenantName::system();
+    let mut seeds = Seeds { registry, tenant: &system, now, expect: Expect::Absent, ops: Vec::new() };
+    for flavor in skep_api::compute::default_flavors() {
+        let name = flavor.metadata.name.clone().unwrap_or_default();
+        let json = serde_json::to_value(&flavor).map_err(ApiError::internal)?;
+        seeds.add((COMPUTE, "v1", "flavors"), "", &name, &json)?;
+    }
+    let rule = |verbs: &[&str], group: &str, resources: &[&str]| json!({"verbs": verbs, "apiGroups": [group], "resources": resources});
+    // Which hosts and machines a daemon may write is narrowed further by admission.
+    let role = json!({"rules": [
+        rule(&["access"], "tenancy.skep.io", &["tenants"]),
+        rule(&["get", "list", "watch", "create", "update", "patch"], COMPUTE, &["hosts", "hosts/status"]),
+        rule(&READ, COMPUTE, &["flavors"]),
+        rule(&["get", "list", "watch", "update", "patch"], COMPUTE, &["machines", "machines/status"]),
+        rule(&["create"], COMPUTE, &["machines/credential"]),
+        rule(&["create", "patch", "update"], "", &["events"]),
+    ]});
+    seeds.add((RBAC, "v1", "clusterroles"), "", HOST_ROLE, &role)?;
+    let binding = json!({
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": HOST_ROLE},
+        "subjects": [{"apiGroup": RBAC, "kind": "Group", "name": "system:hosts"}],
+    });
+    seeds.add((RBAC, "v1", "clusterrolebindings"), "", HOST_ROLE, &binding)?;
+    Ok(seeds.ops)
+}
+
+/// The role of host daemons, in the system tenant.
+const HOST_ROLE: &str = "skep:host";

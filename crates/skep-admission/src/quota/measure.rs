@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, Pod, PodAffinityTerm, ScopedResourceSelectorRequirement, Service,
     WeightedPodAffinityTerm,
 };
+use skep_api::compute::Machine;
 use skep_base::{GroupResource, Quantity};
 
 use crate::amounts::{self, Amounts};
@@ -30,6 +31,7 @@ pub(crate) enum Class {
     Pod,
     Service,
     Claim,
+    Machine,
     Other,
 }
 
@@ -39,6 +41,7 @@ impl Class {
             ("", "pods") => Class::Pod,
             ("", "services") => Class::Service,
             ("", "persistentvolumeclaims") => Class::Claim,
+            (skep_api::compute::GROUP, "machines") => Class::Machine,
             _ => Class::Other,
         }
     }
@@ -66,6 +69,7 @@ impl Class {
                 let own = |n: &str| matches!(n, "persistentvolumeclaims" | "requests.storage");
                 own(name) || name.split_once(CLASS_SUFFIX).is_some_and(|(_, n)| own(n))
             }
+            Class::Machine => matches!(name, "machines" | "machines.cpu" | "machines.memory"),
             Class::Other => alias == Some(name),
         }
     }
@@ -144,6 +148,7 @@ impl Measure {
             Class::Pod => object.downcast_ref().map(|p| pod(p, &mut usage)),
             Class::Service => object.downcast_ref().map(|s| service(s, &mut usage)),
             Class::Claim => object.downcast_ref().map(|c| claim(c, &mut usage)),
+            Class::Machine => object.downcast_ref().map(|m| machine(m, &mut usage)),
             Class::Other => {
                 if let Some(alias) = alias(resource.group(), resource.resource()) {
                     usage.insert(alias.to_owned(), ONE);
@@ -314,6 +319,17 @@ fn service(service: &Service, usage: &mut Amounts) -> Facts {
     usage.insert("services".to_owned(), ONE);
     usage.insert("services.nodeports".to_owned(), number(node_ports));
     usage.insert("services.loadbalancers".to_owned(), number(balancers));
+    Facts::Other
+}
+
+/// A machine counts from the moment that it is asked for until nothing of it is left.
+fn machine(machine: &Machine, usage: &mut Amounts) -> Facts {
+    usage.insert("machines".to_owned(), ONE);
+    for (resource, name) in [("cpu", "machines.cpu"), ("memory", "machines.memory")] {
+        if let Some(quantity) = machine.spec.resources.get(resource) {
+            usage.insert(name.to_owned(), amounts::parse(quantity));
+        }
+    }
     Facts::Other
 }
 

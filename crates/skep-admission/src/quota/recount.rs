@@ -72,6 +72,9 @@ impl Recount {
                 None if Class::Claim.matches(name, "", None) => {
                     GroupResource::new("", "persistentvolumeclaims")
                 }
+                None if Class::Machine.matches(name, "", None) => {
+                    GroupResource::new(skep_api::compute::GROUP, "machines")
+                }
                 None if Class::Pod.matches(name, "", None) => GroupResource::new("", "pods"),
                 // A name of something that nothing takes.
                 None => continue,

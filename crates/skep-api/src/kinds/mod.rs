@@ -44,4 +44,5 @@ pub(crate) fn register(registry: &mut Registry) {
     discovery::register(registry);
     flowcontrol::register(registry);
     crate::tenancy::register(registry);
+    crate::compute::register(registry);
 }

@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod delete;
+mod machine;
 pub mod patch;
 pub mod read;
 pub mod review;

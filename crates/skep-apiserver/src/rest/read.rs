@@ -16,7 +16,16 @@ use crate::rest::select::Selection;
 use crate::status::ApiError;
 
 /// A field that agents select on all the time: the store keeps an index of it.
-pub const INDEXED_FIELD: &str = "spec.nodeName";
+pub const NODE_FIELD: &str = "spec.nodeName";
+/// The selectable fields that the store keeps an index of: of pods, and of machines.
+const INDEXED_FIELDS: [&str; 2] = [NODE_FIELD, "spec.hostName"];
+
+/// The indexed field that a selection fixes, and its value.
+#[must_use]
+pub fn index_of(selection: &Selection) -> Option<(&'static str, &str)> {
+    let fixed = |field| Some((field, selection.exact(field).filter(|v| !v.is_empty())?));
+    INDEXED_FIELDS.into_iter().find_map(fixed)
+}
 
 /// One object.
 ///
@@ -212,7 +221,7 @@ pub fn collect(
             scope = Scope::Object(Key::new(call.kind.resource().clone(), tenant.clone(), namespace, name));
         }
     }
-    let index = selection.exact(INDEXED_FIELD).filter(|v| !v.is_empty()).map(|v| (INDEXED_FIELD, v));
+    let index = index_of(selection);
     let everything = selection.is_everything();
     let mut page =
         Page { items: Vec::new(), revision: Revision::ZERO, more: false, remaining: None, last: None };

@@ -21,7 +21,7 @@ use crate::output::Item;
 use crate::request::Action;
 use crate::rest::admit::Operation;
 use crate::rest::write::{self, Preconditions};
-use crate::rest::{Call, delete, patch, read};
+use crate::rest::{Call, delete, machine, patch, read};
 use crate::status::{self, About, ApiError};
 
 /// Serves a request on a subresource that the kind has.
@@ -35,6 +35,7 @@ pub async fn serve(call: Call, body: Bytes) -> Result<Response<Body>, ApiError> 
         ("eviction", Action::Create) => eviction(&call, &body).await,
         ("token", Action::Create) => token(&call, &body),
         ("kubeconfig", Action::Create) => kubeconfig(&call, &body),
+        ("credential", Action::Create) => machine::credential(&call, &body),
         ("log" | "exec" | "attach" | "portforward" | "proxy", _) => stream(&call),
         (_, Action::Get) => read::get(&call),
         (_, Action::Update) => write::update(&call, body).await,
@@ -429,7 +430,7 @@ fn token(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
 fn stream(call: &Call) -> Result<Response<Body>, ApiError> {
     let key = call.key(&call.path.name)?;
     let stored = call.app.objects.get(&key).ok_or_else(|| ApiError::not_found(call.about()))?;
-    let node = stored.attrs().field(read::INDEXED_FIELD).unwrap_or("");
+    let node = stored.attrs().field(read::NODE_FIELD).unwrap_or("");
     if node.is_empty() && call.path.resource == "pods" {
         return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", call.path.name)));
     }

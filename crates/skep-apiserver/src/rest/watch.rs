@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use crate::body::Body;
 use crate::output::{Item, Output};
 use crate::rest::Call;
-use crate::rest::read::{self, INDEXED_FIELD};
+use crate::rest::read;
 use crate::rest::select::Selection;
 use crate::status::ApiError;
 
@@ -83,7 +83,7 @@ pub fn watch(call: Call) -> Result<Response<Body>, ApiError> {
     };
     let output = call.output()?;
     let scope = watch_scope(&call, &selection);
-    let index = selection.exact(INDEXED_FIELD).filter(|v| !v.is_empty()).map(|v| (INDEXED_FIELD, v));
+    let index = read::index_of(&selection);
     let (from, initial) = if send_initial {
         match read::collect(&call, &selection, None, None, 0) {
             Ok(page) => {

@@ -335,6 +335,39 @@ impl CertificateAuthority {
     }
 }
 
+impl CertificateAuthority {
+    /// Signs the request (PEM) of one node of a tenant for its client certificate: subject `system:node:NODE` of
+    /// `system:nodes`, nothing else. Gives the certificate (PEM), and until when it is good.
+    ///
+    /// # Errors
+    /// As for [`CertificateAuthority::sign`], and when it is another node's.
+    pub fn sign_node(
+        &self,
+        request_pem: &[u8],
+        node: &str,
+        lifetime: SignedDuration,
+        tenant: Option<(&TenantName, &str)>,
+        now: Timestamp,
+    ) -> Result<(String, Timestamp), SignError> {
+        let der = CertificateSigningRequestDer::from_pem_slice(request_pem).map_err(|_| SignError::Pem)?;
+        let (_, request) = X509CertificationRequest::from_der(&der)
+            .map_err(|_| SignError::Malformed("it is not in PKCS#10 form"))?;
+        let subject = read_subject(&request.certification_request_info.subject)
+            .map_err(|_| SignError::Malformed("its subject is ambiguous"))?;
+        if subject.common_name.strip_prefix(groups::NODE_USER_PREFIX) != Some(node) {
+            return Err(invalid(format!("subject common name is not {}{node}", groups::NODE_USER_PREFIX)));
+        }
+        let usages = ["digital signature", "client auth"].map(str::to_owned);
+        let lifetime = lifetime.clamp(MIN_DURATION, SHORT_DURATION);
+        // The clamp keeps it far below what an i32 holds.
+        let seconds = i32::try_from(lifetime.as_secs()).ok();
+        let pem = self.sign(request_pem, Signer::ApiServerClientKubelet, &usages, seconds, tenant, now)?;
+        // `sign` may take a little off, to make up for a beginning in the past.
+        let until = now.saturating_add(lifetime - BACKDATE).unwrap_or(Timestamp::MAX);
+        Ok((pem, until))
+    }
+}
+
 /// The names that a request asks for. A tenant's name is the authority's to give.
 fn requested_names(request: &X509CertificationRequest<'_>) -> Result<Vec<AltName>, SignError> {
     let mut names = Vec::new();
