@@ -1,6 +1,7 @@
 //! From request bytes to objects, and from objects to the bytes that are stored and served.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
 use serde::ser::{Error as _, Impossible, Serialize, SerializeStruct, Serializer};
 
 use crate::kind::Kind;
@@ -19,11 +20,20 @@ pub struct DecodeError {
 /// [`DecodeError`] for malformed JSON and for values of the wrong type.
 pub fn decode<T: Kind>(
     json: &[u8],
-    mut unknown: impl FnMut(&serde_ignored::Path<'_>),
+    unknown: &mut dyn FnMut(&serde_ignored::Path<'_>),
 ) -> Result<T, DecodeError> {
     let mut de = serde_json::Deserializer::from_slice(json);
-    let object = serde_ignored::deserialize(&mut de, |path| unknown(&path));
+    let object = reporting(&mut de, &mut |path| unknown(&path));
     object.and_then(|o| de.end().map(|()| o)).map_err(|e| DecodeError { message: e.to_string() })
+}
+
+/// The callback has one type for all kinds, so that the compiler makes the decoder of a pod's spec once, and not
+/// once for each kind that holds one: that was most of this crate's build time.
+fn reporting<'de, T: DeserializeOwned>(
+    de: &mut serde_json::Deserializer<serde_json::de::SliceRead<'de>>,
+    unknown: &mut dyn FnMut(serde_ignored::Path<'_>),
+) -> Result<T, serde_json::Error> {
+    serde_ignored::deserialize(de, unknown)
 }
 
 /// Reads one object from bytes that this server wrote itself: no report of unknown fields.

@@ -166,7 +166,7 @@ fn stored_form_and_names() {
     assert_eq!(create_errors::<Tenant>(&json!({})), "");
     let mut unknown = Vec::new();
     let json = patched(&good(), &json!({"spec": {"colour": "red"}})).to_string();
-    crate::codec::decode::<Tenant>(json.as_bytes(), |path| unknown.push(path.to_string())).unwrap();
+    crate::codec::decode::<Tenant>(json.as_bytes(), &mut |path| unknown.push(path.to_string())).unwrap();
     assert_eq!(unknown, ["spec.colour"]);
 }
 

@@ -11,7 +11,8 @@ use crate::kind::Kind;
 pub(crate) fn object<T: Kind>(json: &Value) -> T {
     let mut unknown = Vec::new();
     let mut object: T =
-        crate::codec::decode(json.to_string().as_bytes(), |path| unknown.push(path.to_string())).unwrap();
+        crate::codec::decode(json.to_string().as_bytes(), &mut |path| unknown.push(path.to_string()))
+            .unwrap();
     assert!(unknown.is_empty(), "{}: unknown fields {unknown:?}", T::KIND);
     object.set_defaults();
     object

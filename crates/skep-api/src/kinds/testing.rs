@@ -61,7 +61,7 @@ pub(crate) fn with(tree: &Value, changes: &[(&str, Value)]) -> Value {
 /// The object as a request brings it: decoded and defaulted. Fields that the kind does not have fail.
 pub(crate) fn object<T: Kind>(tree: &Value) -> T {
     let bytes = serde_json::to_vec(tree).unwrap();
-    let mut object: T = codec::decode(&bytes, |path| panic!("no field {path}: {tree}")).unwrap();
+    let mut object: T = codec::decode(&bytes, &mut |path| panic!("no field {path}: {tree}")).unwrap();
     object.set_defaults();
     object
 }
