@@ -18,7 +18,7 @@ use skep_client::{Client, Error, Request, Response, Transport};
 
 use crate::app::App;
 use crate::body::Body;
-use crate::server::{PeerIdentity, respond};
+use crate::server::{PeerIdentity, Writer, respond};
 
 /// See the module.
 pub struct InProcess {
@@ -62,7 +62,8 @@ impl Transport for InProcess {
                 .body(Full::new(request.body))
                 .map_err(|e| Error::Answer(format!("the path {:?} is not one: {e}", request.path)))?;
             *inner.headers_mut() = request.headers;
-            let response = respond(app, identity, inner).await;
+            let writer = Writer::of(&app, inner.method());
+            let response = respond(app, identity, inner, writer).await;
             let (head, body) = response.into_parts();
             Ok(Response { status: head.status, headers: head.headers, body: chunks(body) })
         })

@@ -17,6 +17,7 @@ pub mod alloc;
 pub mod app;
 pub mod auth;
 pub mod body;
+mod coalesce;
 pub mod defaults;
 pub mod discovery;
 pub mod encode;

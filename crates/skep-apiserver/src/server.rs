@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,11 +21,13 @@ use rustls::server::WebPkiClientVerifier;
 use serde_json::json;
 use skep_auth::authn::identity_of_certificate;
 use skep_auth::identity::Identity;
+use skep_store::Announced;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
 use crate::body::Body;
+use crate::coalesce::Coalesce;
 use crate::negotiate::Accept;
 use crate::request::{Options, Route, Target, View};
 use crate::rest::{self, Call};
@@ -171,9 +174,11 @@ async fn connection(app: Arc<App>, acceptor: TlsAcceptor, stream: TcpStream, pee
     let mut down = app.shutdown.subscribe();
     let service = service_fn(move |request| {
         let (app, certificate) = (app.clone(), certificate.clone());
-        async move { Ok::<_, Infallible>(respond::<Incoming>(app, certificate, request).await) }
+        // Here and not in the future: requests that arrived together are all known before the first is worked on.
+        let writer = Writer::of(&app, request.method());
+        async move { Ok::<_, Infallible>(respond::<Incoming>(app, certificate, request, writer).await) }
     });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(Coalesce::new(stream)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -196,6 +201,28 @@ impl Drop for InFlight {
     }
 }
 
+/// Tells the store of a request that may write.
+pub(crate) struct Writer(Option<Announced>);
+
+impl Writer {
+    pub(crate) fn of(app: &App, method: &Method) -> Writer {
+        let writes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        Writer(writes.then(|| app.objects.store().announce()))
+    }
+
+    /// Waits for something else than the store, if it is not there yet: the store must not wait for it.
+    async fn wait<T>(&mut self, app: &App, what: impl Future<Output = T>) -> T {
+        let mut what = std::pin::pin!(what);
+        if let Poll::Ready(there) = futures::poll!(what.as_mut()) {
+            return there;
+        }
+        let writes = self.0.take().is_some();
+        let there = what.await;
+        self.0 = writes.then(|| app.objects.store().announce());
+        there
+    }
+}
+
 /// What the access log says of a request.
 #[derive(Default)]
 struct Seen {
@@ -209,6 +236,7 @@ pub(crate) async fn respond<B>(
     app: Arc<App>,
     certificate: Arc<PeerIdentity>,
     request: Request<B>,
+    mut writer: Writer,
 ) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes>,
@@ -220,7 +248,7 @@ where
     let logged = tracing::enabled!(target: "skep::access", tracing::Level::INFO);
     let line = logged.then(|| (request.method().clone(), request.uri().path().to_owned()));
     let seen = Mutex::new(Seen { verb: "other", ..Seen::default() });
-    let mut response = match handle(&app, &certificate, request, &seen).await {
+    let mut response = match handle(&app, &certificate, request, &mut writer, &seen).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
     };
@@ -266,6 +294,7 @@ async fn handle<B>(
     app: &Arc<App>,
     certificate: &PeerIdentity,
     request: Request<B>,
+    writer: &mut Writer,
     seen: &Mutex<Seen>,
 ) -> Result<Response<Body>, ApiError>
 where
@@ -295,7 +324,7 @@ where
     let place = {
         let tenant = tenant.as_ref().unwrap_or(caller.home());
         let weight = app.tenants.get(tenant).map_or(1, |t| t.weight);
-        app.fair.enter(tenant, weight).await?
+        writer.wait(app, app.fair.enter(tenant, weight)).await?
     };
     let path = match route.target {
         Target::NonResource(path) => {
@@ -313,7 +342,7 @@ where
     auth::authorize(app, &caller, tenant.as_ref(), &path, &options.field_selector)?;
     let kind = kind.ok_or_else(ApiError::no_such_path)?;
     let accept = Accept::parse(&parts.headers)?;
-    let body = if path.action.is_read() { Bytes::new() } else { read_body(body).await? };
+    let body = if path.action.is_read() { Bytes::new() } else { writer.wait(app, read_body(body)).await? };
     let call = Call {
         app: app.clone(),
         caller,

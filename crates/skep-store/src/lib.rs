@@ -40,7 +40,7 @@ pub use attrs::{Attrs, AttrsBuilder, AttrsError};
 pub use core::Expired;
 pub use list::{ListOptions, Listing};
 pub use ring::RingLimits;
-pub use sequencer::View;
+pub use sequencer::{Announced, View};
 pub use store::{Stats, Store, StoreOptions};
 pub use txn::{Change, Changes, CommitError, Expect, Op, TXN_MAX_BYTES, TXN_MAX_OPS, Txn};
 pub use value::{NewValue, Value};

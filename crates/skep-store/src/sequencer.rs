@@ -3,7 +3,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use parking_lot::{Condvar, Mutex};
@@ -45,28 +46,62 @@ pub(crate) struct Request {
     pub(crate) reply: oneshot::Sender<Outcome>,
 }
 
-/// How long the sequencer waits for those whom it has just answered: many of them write again at once, and
-/// whoever comes a moment too late for a sync waits for two. About a third of a sync on a good disk.
-const GATHER: Duration = Duration::from_micros(100);
-/// Fewer than this in the last batch are not worth waiting for.
-const GATHER_MIN: usize = 8;
+/// How long the sequencer waits for those who are about to write (see [`Announced`]). A batch costs a sync and a
+/// wake-up of everybody in it, and on a busy machine both take time from those who make requests. Longer
+/// waits would show in the latency of writes; a writer that never comes can delay others by this much only.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// What waits for the sequencer.
-#[derive(Default)]
 pub(crate) struct Queue {
     inner: Mutex<Waiting>,
     arrived: Condvar,
+    /// How many [`Announced`] there are.
+    announced: AtomicUsize,
+    /// How many announced writers the sequencer waits to be left with at most; -1 when it does not wait.
+    /// Only ever too large or too small for a moment: then the sequencer waits a little less, or [`GATHER`].
+    gathering: AtomicIsize,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue {
+            inner: Mutex::default(),
+            arrived: Condvar::new(),
+            announced: AtomicUsize::new(0),
+            gathering: AtomicIsize::new(-1),
+        }
+    }
 }
 
 #[derive(Default)]
 struct Waiting {
     requests: Vec<Request>,
     closing: bool,
-    /// How many must wait for the sequencer to be woken.
-    wake_at: usize,
+    /// Whether the sequencer sleeps because there is nothing to do.
+    idle: bool,
+}
+
+/// Somebody who may be about to write, or to answer a write: while there are more of them than requests wait, the
+/// sequencer gives them a moment to come, so that one sync serves them all.
+pub struct Announced(Arc<Queue>);
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        let left = self.0.announced.fetch_sub(1, Ordering::Relaxed) - 1;
+        let enough = self.0.gathering.load(Ordering::Relaxed);
+        if enough >= 0 && left <= enough.unsigned_abs() {
+            self.0.arrived.notify_one();
+        }
+    }
 }
 
 impl Queue {
+    /// Says that somebody may write soon.
+    pub(crate) fn announce(self: &Arc<Queue>) -> Announced {
+        self.announced.fetch_add(1, Ordering::Relaxed);
+        Announced(self.clone())
+    }
+
     /// Hands a request over; gives it back when the store is closed.
     pub(crate) fn push(&self, request: Request) -> Result<(), CommitError> {
         let mut inner = self.inner.lock();
@@ -74,8 +109,12 @@ impl Queue {
             return Err(CommitError::Closed);
         }
         inner.requests.push(request);
-        // Only then does it sleep: later arrivals need not wake it again.
-        let wake = inner.requests.len() == inner.wake_at;
+        let gathering = self.gathering.load(Ordering::Relaxed) >= 0;
+        if gathering {
+            self.gathering.fetch_add(1, Ordering::Relaxed);
+        }
+        let wake = inner.idle || (gathering && self.gathered(&inner));
+        inner.idle = false;
         drop(inner);
         if wake {
             self.arrived.notify_one();
@@ -96,25 +135,32 @@ impl Queue {
         inner.requests.clear();
     }
 
-    /// Waits for requests and takes them all: as many as were answered last, if so many come soon. False when
-    /// the queue is closed and empty.
-    fn take(&self, into: &mut Vec<Request>, timeout: Option<Duration>, answered: usize) -> bool {
+    /// Whether everybody is here.
+    fn gathered(&self, inner: &Waiting) -> bool {
+        let waiting = inner.requests.len();
+        waiting >= self.announced.load(Ordering::Relaxed) || waiting >= BATCH_MAX_CHANGES || inner.closing
+    }
+
+    /// Waits for requests and takes them all. False when the queue is closed and empty.
+    fn take(&self, into: &mut Vec<Request>, timeout: Option<Duration>) -> bool {
         let mut inner = self.inner.lock();
         if inner.requests.is_empty() && !inner.closing {
-            inner.wake_at = 1;
+            inner.idle = true;
             match timeout {
                 Some(timeout) => {
                     self.arrived.wait_for(&mut inner, timeout);
                 }
                 None => self.arrived.wait(&mut inner),
             }
+            inner.idle = false;
         }
-        let worth_waiting = answered - answered / 8;
-        if answered >= GATHER_MIN && (1..worth_waiting).contains(&inner.requests.len()) && !inner.closing {
-            inner.wake_at = worth_waiting;
-            self.arrived.wait_for(&mut inner, GATHER);
+        if !inner.requests.is_empty() && !self.gathered(&inner) {
+            let until = Instant::now() + GATHER;
+            // The cast is exact: memory holds fewer.
+            self.gathering.store(inner.requests.len() as isize, Ordering::Relaxed);
+            while !self.gathered(&inner) && !self.arrived.wait_until(&mut inner, until).timed_out() {}
+            self.gathering.store(-1, Ordering::Relaxed);
         }
-        inner.wake_at = 0;
         std::mem::swap(&mut inner.requests, into);
         !(inner.closing && into.is_empty())
     }
@@ -221,9 +267,7 @@ impl Sequencer {
     pub(crate) fn run(mut self) {
         let mut requests = Vec::new();
         let mut wake = Wake::default();
-        let mut answered = 0;
-        while self.queue.take(&mut requests, self.until_next_expiry(), answered) {
-            answered = requests.len();
+        while self.queue.take(&mut requests, self.until_next_expiry()) {
             self.step(&mut requests, &mut wake);
         }
         self.finish();

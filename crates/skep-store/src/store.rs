@@ -12,7 +12,7 @@ use crate::core::{Core, Expired};
 use crate::engine::{Engine, Loader, OpenError};
 use crate::list::{self, ListOptions, Listing};
 use crate::ring::{Ring, RingLimits};
-use crate::sequencer::{Outcome, Queue, Request, Sequencer, View, Work};
+use crate::sequencer::{Announced, Outcome, Queue, Request, Sequencer, View, Work};
 use crate::state::State;
 use crate::txn::{Changes, CommitError, Txn};
 use crate::value::Value;
@@ -144,6 +144,13 @@ impl Store {
     /// [`Expired`] when `at` lies before what the ring remembers, or in the future.
     pub fn list(&self, scope: &Scope, options: &ListOptions<'_>) -> Result<Listing, Expired> {
         list::list(&self.inner.core, scope, options)
+    }
+
+    /// Says that somebody is about to write, so that the store makes what comes soon durable together. To be
+    /// kept until the writer is answered, and not while it waits for anything but the store.
+    #[must_use]
+    pub fn announce(&self) -> Announced {
+        self.inner.queue.announce()
     }
 
     /// Commits a transaction; returns when it is durable and visible. When the future is dropped the
