@@ -68,6 +68,8 @@ pub struct App {
     pub shutdown: tokio::sync::watch::Sender<bool>,
     /// How far the followers of tenants and policy have come.
     pub followed: Followed,
+    /// The agents that are connected.
+    pub tunnels: crate::rest::stream::Tunnels,
     /// Shares the server between tenants.
     pub fair: Arc<Fair>,
     /// Counters.
@@ -123,6 +125,7 @@ impl App {
             authenticator,
             authorizer: Authorizer::new(),
             openapi: crate::openapi::Documents::default(),
+            tunnels: crate::rest::stream::Tunnels::default(),
             fair: Fair::new(crate::fair::PLACES, crate::fair::QUEUE),
             metrics: crate::metrics::Metrics::default(),
             followed: Followed::default(),

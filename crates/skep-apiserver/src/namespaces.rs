@@ -142,6 +142,7 @@ fn own_call(app: &Arc<App>, tenant: &TenantName, kind: &Arc<dyn DynKind>, namesp
         headers: http::HeaderMap::new(),
         accept: Accept::JSON,
         now: Timestamp::now(),
+        upgrade: Mutex::default(),
         warnings: Mutex::default(),
     }
 }

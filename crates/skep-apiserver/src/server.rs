@@ -301,6 +301,9 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let mut request = request;
+    let upgrade =
+        request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let options = Options::parse(parts.uri.query().unwrap_or(""))?;
     let route = Route::parse(&parts.method, parts.uri.path(), options.watch)?;
@@ -353,6 +356,7 @@ where
         headers: parts.headers,
         accept,
         now,
+        upgrade: Mutex::new(upgrade),
         warnings: Mutex::default(),
     };
     if let Some(warning) = call.kind.info().deprecated {

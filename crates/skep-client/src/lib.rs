@@ -55,7 +55,7 @@ pub use client::{
 pub use error::{Error, ErrorKind};
 pub use informer::{Event, Informer, Object, Selection, View};
 pub use kubeconfig::{Access, KubeconfigError};
-pub use network::{Network, Route};
+pub use network::{ByteStream, Network, Route};
 pub use object::{ObjectKey, TENANT_ANNOTATION};
 pub use path::{ObjectPath, Resource, Tenants};
 pub use transport::{Body, Request, Response, Transport};

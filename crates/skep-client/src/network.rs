@@ -42,6 +42,10 @@ pub enum Route {
     Unix(PathBuf),
 }
 
+/// Bytes in both directions.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
 type Sender = SendRequest<Full<Bytes>>;
 
 /// See the module.
@@ -104,36 +108,39 @@ impl Network {
         if let Some(sender) = slot.as_ref().filter(|s| !s.is_closed()) {
             return Ok(sender.clone());
         }
-        let connecting = async {
-            match &self.route {
-                Route::Tcp => {
-                    let stream = TcpStream::connect((self.access.host.as_str(), self.access.port))
-                        .await
-                        .map_err(|e| self.unreachable(e))?;
-                    stream.set_nodelay(true).map_err(|e| self.unreachable(e))?;
-                    self.handshake(stream).await
-                }
-                Route::Unix(path) => {
-                    let stream = UnixStream::connect(path)
-                        .await
-                        .map_err(|e| self.unreachable(format!("{}: {e}", path.display())))?;
-                    self.handshake(stream).await
-                }
-            }
-        };
-        let sender = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| {
-            self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))
-        })??;
+        let connecting = async { self.handshake(self.dial(&self.connector).await?).await };
+        let sender = self.in_time(connecting).await?;
         *slot = Some(sender.clone());
         Ok(sender)
     }
 
-    async fn handshake<S>(&self, stream: S) -> Result<Sender, Error>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn in_time<T>(&self, connecting: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+    }
+
+    /// A connection with TLS on it.
+    async fn dial(&self, connector: &TlsConnector) -> Result<Box<dyn ByteStream>, Error> {
         let name = ServerName::try_from(self.access.host.clone()).map_err(|e| self.unreachable(e))?;
-        let stream = self.connector.connect(name, stream).await.map_err(|e| self.unreachable(e))?;
+        Ok(match &self.route {
+            Route::Tcp => {
+                let stream = TcpStream::connect((self.access.host.as_str(), self.access.port))
+                    .await
+                    .map_err(|e| self.unreachable(e))?;
+                stream.set_nodelay(true).map_err(|e| self.unreachable(e))?;
+                Box::new(connector.connect(name, stream).await.map_err(|e| self.unreachable(e))?)
+            }
+            Route::Unix(path) => {
+                let stream = UnixStream::connect(path)
+                    .await
+                    .map_err(|e| self.unreachable(format!("{}: {e}", path.display())))?;
+                Box::new(connector.connect(name, stream).await.map_err(|e| self.unreachable(e))?)
+            }
+        })
+    }
+
+    async fn handshake(&self, stream: Box<dyn ByteStream>) -> Result<Sender, Error> {
         let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -151,6 +158,50 @@ impl Network {
         Ok(sender)
     }
 
+    /// Makes a connection of its own, and makes something else than HTTP of it (`Upgrade`): what an agent's tunnel begins with.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or does not agree: then with what it says.
+    pub async fn upgrade(&self, path: &str, protocol: &'static str) -> Result<Box<dyn ByteStream>, Error> {
+        // HTTP/2 knows no upgrades.
+        let mut config = tls(&self.access)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let connector = TlsConnector::from(Arc::new(config));
+        let exchange = async {
+            let stream = self.dial(&connector).await?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|e| self.unreachable(e))?;
+            tokio::spawn(async move {
+                let _ = connection.with_upgrades().await;
+            });
+            let mut request = http::Request::post(path)
+                .header(http::header::HOST, &self.access.host)
+                .header(http::header::CONNECTION, "Upgrade")
+                .header(http::header::UPGRADE, protocol)
+                .body(Full::new(Bytes::new()))
+                .map_err(|e| Error::Answer(format!("the path {path:?} is not one: {e}")))?;
+            self.authorize(request.headers_mut());
+            sender.send_request(request).await.map_err(|e| self.unreachable(e))
+        };
+        let response = self.in_time(exchange).await?;
+        if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            let (head, body) = response.into_parts();
+            let body = http_body_util::BodyExt::collect(body).await.map_err(|e| self.unreachable(e))?;
+            return Err(crate::error::of_answer(head.status, &head.headers, &body.to_bytes()));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|e| self.unreachable(e))?;
+        Ok(Box::new(TokioIo::new(upgraded)))
+    }
+
+    fn authorize(&self, headers: &mut http::HeaderMap) {
+        if let Some(token) = &self.access.token
+            && let Ok(value) = http::HeaderValue::from_str(&format!("Bearer {token}"))
+        {
+            headers.insert(http::header::AUTHORIZATION, value);
+        }
+    }
+
     async fn exchange(&self, request: Request) -> Result<Response, Error> {
         let mut parts = http::Request::builder()
             .method(request.method)
@@ -158,11 +209,7 @@ impl Network {
             .body(Full::new(request.body))
             .map_err(|e| Error::Answer(format!("the path {:?} is not one: {e}", request.path)))?;
         *parts.headers_mut() = request.headers;
-        if let Some(token) = &self.access.token
-            && let Ok(value) = http::HeaderValue::from_str(&format!("Bearer {token}"))
-        {
-            parts.headers_mut().insert(http::header::AUTHORIZATION, value);
-        }
+        self.authorize(parts.headers_mut());
         let mut unsent = parts;
         for _ in 0..=self.connections.len() {
             let mut sender = self.connection(request.endless).await?;

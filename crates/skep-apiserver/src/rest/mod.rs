@@ -7,6 +7,7 @@ pub mod patch;
 pub mod read;
 pub mod review;
 pub mod select;
+pub mod stream;
 pub mod sub;
 pub mod watch;
 pub mod write;
@@ -48,6 +49,8 @@ pub struct Call {
     pub accept: Accept,
     /// The time of the request.
     pub now: Timestamp,
+    /// The connection itself, if the client wants to make something else of it.
+    pub upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
     /// Advice to be sent with the answer.
     pub warnings: Mutex<Vec<String>>,
 }

@@ -21,7 +21,7 @@ use crate::output::Item;
 use crate::request::Action;
 use crate::rest::admit::Operation;
 use crate::rest::write::{self, Preconditions};
-use crate::rest::{Call, delete, machine, patch, read};
+use crate::rest::{Call, delete, machine, patch, read, stream};
 use crate::status::{self, About, ApiError};
 
 /// Serves a request on a subresource that the kind has.
@@ -36,7 +36,8 @@ pub async fn serve(call: Call, body: Bytes) -> Result<Response<Body>, ApiError> 
         ("token", Action::Create) => token(&call, &body),
         ("kubeconfig", Action::Create) => kubeconfig(&call, &body),
         ("credential", Action::Create) => machine::credential(&call, &body),
-        ("log" | "exec" | "attach" | "portforward" | "proxy", _) => stream(&call),
+        ("log" | "exec" | "attach" | "portforward" | "proxy", _) => stream::serve(&call).await,
+        ("tunnel", Action::Create) => stream::tunnel(&call),
         (_, Action::Get) => read::get(&call),
         (_, Action::Update) => write::update(&call, body).await,
         (_, Action::Patch) => patch::patch(&call, body).await,
@@ -427,19 +428,6 @@ fn token(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
 }
 
 /// Logs and streams ride on a connection that the pod's node holds open.
-fn stream(call: &Call) -> Result<Response<Body>, ApiError> {
-    let key = call.key(&call.path.name)?;
-    let stored = call.app.objects.get(&key).ok_or_else(|| ApiError::not_found(call.about()))?;
-    let node = stored.attrs().field(read::NODE_FIELD).unwrap_or("");
-    if node.is_empty() && call.path.resource == "pods" {
-        return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", call.path.name)));
-    }
-    Err(ApiError::unavailable(format!(
-        "no agent is connected for node {node:?}: {} cannot be served; look at the node's conditions",
-        call.path.subresource
-    )))
-}
-
 /// What a kubeconfig is asked for with.
 #[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]

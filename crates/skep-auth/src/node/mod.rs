@@ -186,6 +186,8 @@ impl Question<'_> {
     fn node(&self) -> Decision {
         match (self.a.subresource, self.a.verb) {
             ("", "create" | "update" | "patch") | ("status", "update" | "patch") => ALLOW,
+            // The connection that logs and commands come over.
+            ("tunnel", "create") => allow_if(self.a.name == self.node),
             ("", "get" | "list" | "watch") => {
                 if self.a.name == self.node {
                     ALLOW

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{resources, shared};
 use crate::context::Context;
 use crate::field::{Errors, Json, Path};
-use crate::kind::{Fields, Kind, KindInfo};
+use crate::kind::{Fields, Kind, KindInfo, Subresource, Verb};
 use crate::meta;
 use crate::table::{Cell, Column};
 
@@ -351,6 +351,8 @@ impl Kind for Node {
         KindInfo::of::<Node>()
             .short("no")
             .sub(super::proxy("NodeProxyOptions"))
+            // The node's agent opens it; the server asks over it for logs and commands.
+            .sub(Subresource::of_self("tunnel", &[Verb::Create]))
             .status()
             .select("spec.unschedulable")
     }
