@@ -15,6 +15,7 @@ pub mod condition;
 pub mod deployment;
 pub mod intstr;
 pub mod labels;
+pub mod machines;
 pub mod meta;
 pub mod pod;
 pub mod refs;
