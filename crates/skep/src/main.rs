@@ -4,6 +4,7 @@
 //! **Tasks.** Those of the role that it runs. **Must not know.** How a role does its work.
 
 mod apiserver;
+mod sim;
 mod tenant;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,8 @@ enum Command {
     Apiserver(apiserver::Options),
     /// Makes, lists and deletes tenants.
     Tenant(tenant::Options),
+    /// Simulates nodes, for tests and measurements.
+    Sim(sim::Options),
 }
 
 fn main() -> std::process::ExitCode {
@@ -45,6 +48,7 @@ fn main() -> std::process::ExitCode {
     let result = match cli.command {
         Command::Apiserver(options) => apiserver::run(options),
         Command::Tenant(options) => tenant::run(options),
+        Command::Sim(options) => sim::run(options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
