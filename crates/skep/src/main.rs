@@ -4,7 +4,6 @@
 //! **Tasks.** Those of the role that it runs. **Must not know.** How a role does its work.
 
 mod apiserver;
-mod sim;
 mod tenant;
 
 use clap::{Parser, Subcommand};
@@ -31,8 +30,6 @@ enum Command {
     Apiserver(apiserver::Options),
     /// Makes, lists and deletes tenants.
     Tenant(tenant::Options),
-    /// Simulates nodes, for tests and measurements.
-    Sim(sim::Options),
 }
 
 fn main() -> std::process::ExitCode {
@@ -48,7 +45,6 @@ fn main() -> std::process::ExitCode {
     let result = match cli.command {
         Command::Apiserver(options) => apiserver::run(options),
         Command::Tenant(options) => tenant::run(options),
-        Command::Sim(options) => sim::run(options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
