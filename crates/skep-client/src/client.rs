@@ -301,6 +301,15 @@ impl Client {
         parse(&self.exchange(Method::GET, path.to_owned(), JSON, JSON, Bytes::new()).await?)
     }
 
+    /// Reads what is at a path in the form of an `Accept` header.
+    ///
+    /// # Errors
+    /// As for [`Client::request`].
+    pub async fn get_as<T: DeserializeOwned>(&self, path: &str, accept: &'static str) -> Result<T, Error> {
+        let accept = HeaderValue::from_static(accept);
+        parse(&self.exchange(Method::GET, path.to_owned(), JSON, accept, Bytes::new()).await?)
+    }
+
     /// Posts to a path.
     ///
     /// # Errors
@@ -547,7 +556,7 @@ impl Removed {
     }
 }
 
-fn encode(object: &impl Serialize) -> Result<Bytes, Error> {
+pub(crate) fn encode(object: &impl Serialize) -> Result<Bytes, Error> {
     serde_json::to_vec(object)
         .map(Bytes::from)
         .map_err(|e| Error::Answer(format!("the request cannot be encoded: {e}")))

@@ -38,12 +38,15 @@
 
 mod backoff;
 mod client;
+pub mod elect;
 mod error;
 pub mod informer;
 mod kubeconfig;
 mod network;
 mod object;
 mod path;
+pub mod queue;
+pub mod record;
 mod transport;
 mod watch;
 
@@ -58,5 +61,6 @@ pub use kubeconfig::{Access, KubeconfigError};
 pub use network::{ByteStream, Network, Route};
 pub use object::{ObjectKey, TENANT_ANNOTATION};
 pub use path::{ObjectPath, Resource, Tenants};
+pub use queue::{Level, Outcome, Work, WorkKey, WorkQueue};
 pub use transport::{Body, Request, Response, Transport};
 pub use watch::{Change, RawEvent, Watch, WatchEvent};

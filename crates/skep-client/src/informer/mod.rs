@@ -20,12 +20,16 @@
 
 mod reflect;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use skep_base::{Revision, TenantName};
 use tokio::sync::watch as signal;
@@ -33,10 +37,10 @@ use tokio::sync::watch as signal;
 pub use store::{IndexFn, Object};
 use store::{Put, Store};
 
-use crate::client::Client;
+use crate::client::{Client, DeleteParams, Patch, encode};
 use crate::error::Error;
 use crate::object::{Head, ObjectKey};
-use crate::path::{Resource, Tenants};
+use crate::path::{ObjectPath, Resource, Tenants};
 
 /// What an informer can hold: every lean struct that can be read off an object.
 pub trait View: DeserializeOwned + Send + Sync + 'static {}
@@ -156,6 +160,7 @@ struct Inner<V> {
     client: Client,
     selection: Selection,
     copy: RwLock<Copy<V>>,
+    keep: Option<Keep<V>>,
     /// Held while the copy is changed and handlers are told, so that they see changes in their order.
     handlers: Mutex<Vec<Handler<V>>>,
     /// Up to where changes have been received.
@@ -181,9 +186,19 @@ pub struct Builder<V> {
     client: Client,
     selection: Selection,
     indexes: Vec<(&'static str, IndexFn<V>)>,
+    keep: Option<Keep<V>>,
 }
 
+type Keep<V> = Box<dyn Fn(&Object<V>) -> bool + Send + Sync>;
+
 impl<V: View> Builder<V> {
+    /// Holds only some of the objects, by what the view says. Of the others nothing is told but their end.
+    #[must_use]
+    pub fn keep(mut self, which: impl Fn(&Object<V>) -> bool + Send + Sync + 'static) -> Builder<V> {
+        self.keep = Some(Box::new(which));
+        self
+    }
+
     /// Adds an index: under which values an object is to be found.
     #[must_use]
     pub fn index(
@@ -203,6 +218,7 @@ impl<V: View> Builder<V> {
                 client: self.client,
                 selection: self.selection,
                 copy: RwLock::new(Copy { store: Store::new(self.indexes), forgotten: FxHashMap::default() }),
+                keep: self.keep,
                 handlers: Mutex::default(),
                 position: signal::Sender::new(Revision::ZERO),
                 synced: signal::Sender::new(false),
@@ -217,7 +233,7 @@ impl<V: View> Informer<V> {
     /// Begins the making of an informer.
     #[must_use]
     pub fn builder(client: &Client, selection: Selection) -> Builder<V> {
-        Builder { client: client.clone(), selection, indexes: Vec::new() }
+        Builder { client: client.clone(), selection, indexes: Vec::new(), keep: None }
     }
 
     /// What it holds.
@@ -340,6 +356,71 @@ impl<V: View> Informer<V> {
         }
     }
 
+    /// Creates an object and takes up the answer, so that the next look at the copy sees it. The path must name the
+    /// tenant.
+    ///
+    /// # Errors
+    /// As for [`Client::create`].
+    pub async fn create(&self, at: &ObjectPath, object: &impl Serialize) -> Result<Bytes, Error> {
+        let answer = self.inner.client.create_bytes(at, encode(object)?).await?;
+        self.record_at(at, &answer)?;
+        Ok(answer)
+    }
+
+    /// Replaces an object (or its status, by the path's subresource) and takes up the answer.
+    ///
+    /// # Errors
+    /// As for [`Client::update`].
+    pub async fn update(&self, at: &ObjectPath, object: &impl Serialize) -> Result<Bytes, Error> {
+        let answer = self.inner.client.update_bytes(at, encode(object)?).await?;
+        self.record_at(at, &answer)?;
+        Ok(answer)
+    }
+
+    /// Changes an object (or its status) and takes up the answer.
+    ///
+    /// # Errors
+    /// As for [`Client::patch`].
+    pub async fn patch(&self, at: &ObjectPath, patch: &Patch) -> Result<Bytes, Error> {
+        let answer = self.inner.client.patch_bytes(at, patch).await?;
+        self.record_at(at, &answer)?;
+        Ok(answer)
+    }
+
+    /// Deletes an object that is in the copy, on the condition that it is still that one, and takes it out, or takes up its
+    /// last state. An object that is gone already counts as deleted.
+    ///
+    /// # Errors
+    /// As for [`Client::remove`].
+    pub async fn remove(&self, object: &Object<V>, params: &DeleteParams) -> Result<(), Error> {
+        let key = &object.key;
+        let at = self.inner.selection.resource.at(&key.tenant).namespace(&key.namespace).name(&key.name);
+        let mut params = params.clone();
+        params.preconditions.get_or_insert_default().uid = Some(object.uid.to_string());
+        match self.inner.client.remove(&at, &params).await {
+            Ok(removed) => match removed.pending() {
+                Some(answer) => self.record(&key.tenant, answer),
+                None => {
+                    self.forget(key, &object.uid);
+                    Ok(())
+                }
+            },
+            Err(e) if e.is_not_found() => {
+                self.forget(key, &object.uid);
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn record_at(&self, at: &ObjectPath, answer: &[u8]) -> Result<(), Error> {
+        match at.tenants() {
+            Tenants::One(tenant) => self.record(tenant, answer),
+            Tenants::Own => self.record(self.inner.client.home(), answer),
+            Tenants::All => Err(Error::Answer("the view across tenants is read-only".to_owned())),
+        }
+    }
+
     fn decode(&self, bytes: &[u8], tenant: Option<&TenantName>) -> Result<Object<V>, Error> {
         let head = Head::read(bytes)?;
         let tenant = match (tenant, &self.inner.selection.tenants) {
@@ -371,17 +452,25 @@ impl<V: View> Informer<V> {
         TenantName::shared(name).map_err(|e| Error::Answer(e.to_string()))
     }
 
-    fn upsert(&self, handlers: &mut Vec<Handler<V>>, object: Object<V>) -> Arc<Object<V>> {
+    fn upsert(&self, handlers: &mut Vec<Handler<V>>, object: Object<V>) {
+        if self.inner.keep.as_ref().is_some_and(|keep| !keep(&object)) {
+            // One that was held and is not to be any more leaves without a word: it has not ended.
+            let mut copy = self.inner.copy.write();
+            if copy.store.get(&object.key).is_some_and(|old| old.revision < object.revision) {
+                copy.store.remove(&object.key);
+            }
+            return;
+        }
         let object = Arc::new(object);
         let put = {
             let mut copy = self.inner.copy.write();
             match copy.forgotten.get(&object.key) {
-                Some(uid) if *uid == object.uid => return object,
+                Some(uid) if *uid == object.uid => return,
                 // Another object of this name: the one forgotten is history.
                 Some(_) => drop(copy.forgotten.remove(&object.key)),
                 None => {}
             }
-            copy.store.put(object.clone())
+            copy.store.put(object)
         };
         match put {
             None => {}
@@ -394,10 +483,10 @@ impl<V: View> Informer<V> {
                 tell(handlers, &Event::Added(new));
             }
         }
-        object
     }
 
-    fn gone(&self, handlers: &[Handler<V>], key: &ObjectKey, uid: &str) {
+    fn gone(&self, handlers: &[Handler<V>], last: Object<V>) {
+        let (key, uid) = (&last.key, &*last.uid);
         let old = {
             let mut copy = self.inner.copy.write();
             if copy.forgotten.get(key).is_some_and(|f| **f == *uid) {
@@ -408,8 +497,12 @@ impl<V: View> Informer<V> {
                 _ => None,
             }
         };
-        if let Some(old) = old {
-            tell(handlers, &Event::Deleted(old));
+        match old {
+            Some(old) => tell(handlers, &Event::Deleted(old)),
+            None if self.inner.keep.as_ref().is_some_and(|keep| !keep(&last)) => {
+                tell(handlers, &Event::Deleted(Arc::new(last)));
+            }
+            None => {}
         }
     }
 

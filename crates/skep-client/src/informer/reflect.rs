@@ -237,8 +237,8 @@ impl<V: View> Informer<V> {
         }
         let mut handlers = self.inner.handlers.lock();
         match change {
-            Change::Added | Change::Modified => drop(self.upsert(&mut handlers, object)),
-            Change::Deleted => self.gone(&handlers, &object.key, &object.uid),
+            Change::Added | Change::Modified => self.upsert(&mut handlers, object),
+            Change::Deleted => self.gone(&handlers, object),
         }
         // A list's objects come in the order of their names: they say nothing of what else has been received.
         if !listing {
