@@ -16,14 +16,18 @@ const VERBS: [&str; 9] =
     ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "other"];
 
 /// What is counted. No label carries a tenant's or an object's name: their number has no bound.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Metrics {
+    /// Roles in this process that add figures of their own.
+    sources: Mutex<Vec<Source>>,
     verbs: [Verb; VERBS.len()],
     /// Requests under way, watches included.
     pub in_flight: AtomicU64,
     /// Answers by status code.
     codes: Mutex<std::collections::BTreeMap<u16, u64>>,
 }
+
+type Source = Box<dyn Fn(&mut String) + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct Verb {
@@ -36,6 +40,11 @@ impl Metrics {
     fn verb(&self, verb: &str) -> &Verb {
         let index = VERBS.iter().position(|v| *v == verb).unwrap_or(VERBS.len() - 1);
         &self.verbs[index]
+    }
+
+    /// Has a role in the same process add its figures.
+    pub fn add_source(&self, render: impl Fn(&mut String) + Send + Sync + 'static) {
+        self.sources.lock().push(Box::new(render));
     }
 
     /// Counts an answer.
@@ -109,5 +118,6 @@ pub fn render(app: &App) -> String {
         write(format_args!("# TYPE {name} gauge"));
         write(format_args!("{name} {value}"));
     }
+    m.sources.lock().iter().for_each(|source| source(&mut out));
     out
 }

@@ -56,6 +56,9 @@ pub(crate) struct Head<'a> {
     resource_version: Cow<'a, str>,
     #[serde(borrow)]
     annotations: Option<HeadAnnotations<'a>>,
+    deletion_timestamp: Option<IgnoredAny>,
+    deletion_grace_period_seconds: Option<i64>,
+    finalizers: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -108,6 +111,14 @@ impl<'a> Head<'a> {
         self.annotations.as_ref()?.tenant
     }
 
+    /// Whether this is the last state of an object that is gone: its end was announced, and nothing holds it. The answer to the
+    /// write that took away the last finalizer looks like this.
+    pub(crate) fn is_over(&self) -> bool {
+        self.deletion_timestamp.is_some()
+            && self.deletion_grace_period_seconds.unwrap_or(0) == 0
+            && self.finalizers.as_ref().is_none_or(Vec::is_empty)
+    }
+
     pub(crate) fn initial_events_end(&self) -> bool {
         self.annotations.as_ref().is_some_and(|a| a.initial_events_end == Some("true"))
     }
@@ -131,6 +142,13 @@ mod tests {
         }
         let bookmark = br#"{"kind":"Pod","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}"#;
         assert!(Head::read(bookmark).unwrap().initial_events_end());
+        let over = |text: &str| Head::read(text.as_bytes()).unwrap().is_over();
+        assert!(over(
+            r#"{"metadata":{"deletionTimestamp":"t","deletionGracePeriodSeconds":0,"finalizers":[]}}"#
+        ));
+        assert!(!over(r#"{"metadata":{"deletionTimestamp":"t","finalizers":["x"]}}"#));
+        assert!(!over(r#"{"metadata":{"deletionTimestamp":"t","deletionGracePeriodSeconds":30}}"#));
+        assert!(!over(r#"{"metadata":{"name":"a"}}"#));
         for bad in ["", "[]", "{}", r#"{"metadata":3}"#, r#"{"metadata":{"name":"a"#] {
             assert!(Head::read(bad.as_bytes()).is_err(), "{bad}");
         }

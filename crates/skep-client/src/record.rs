@@ -196,15 +196,6 @@ struct Group {
     at: Timestamp,
 }
 
-/// What to do with an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// It says too much.
-    Drop,
-    /// Write it, under this identity.
-    Write(Told),
-}
-
 /// The rules, without IO or a clock.
 #[derive(Default)]
 struct Correlator {
@@ -214,14 +205,15 @@ struct Correlator {
 }
 
 impl Correlator {
-    fn judge(&mut self, told: Told, now: Timestamp) -> Verdict {
+    /// Under which identity an event is to be written; `None` when its source says too much about its object.
+    fn judge(&mut self, told: Told, now: Timestamp) -> Option<Told> {
         let source = (told.component.clone(), told.host.clone(), told.about.clone());
         let bucket = self.buckets.get_or_insert_with(source, || Bucket { tokens: BURST, at: now });
         let refill = now.duration_since(bucket.at).as_secs_f64() / REFILL.as_secs_f64();
         bucket.tokens = (bucket.tokens + refill.max(0.0)).min(BURST);
         bucket.at = now;
         if bucket.tokens < 1.0 {
-            return Verdict::Drop;
+            return None;
         }
         bucket.tokens -= 1.0;
         let kind = Told { message: String::new(), ..told.clone() };
@@ -233,14 +225,14 @@ impl Correlator {
         group.at = now;
         group.messages.insert(told.message.clone());
         if group.messages.len() < GATHER_AFTER {
-            return Verdict::Write(told);
+            return Some(told);
         }
         // One message stands for all that follow: the set need not grow further.
         while group.messages.len() > GATHER_AFTER {
             let Some(any) = group.messages.iter().next().cloned() else { break };
             group.messages.remove(&any);
         }
-        Verdict::Write(Told { message: String::new(), ..told })
+        Some(Told { message: String::new(), ..told })
     }
 }
 
@@ -257,7 +249,7 @@ impl Writer {
         while let Some(told) = self.receiver.recv().await {
             let now = Timestamp::now();
             let message = told.message.clone();
-            let Verdict::Write(identity) = self.correlator.judge(told, now) else { continue };
+            let Some(identity) = self.correlator.judge(told, now) else { continue };
             let shown = if identity.message.is_empty() {
                 format!("(combined from similar events): {message}")
             } else {
@@ -352,21 +344,18 @@ mod tests {
         let mut gathered = 0;
         for n in 0..20 {
             match correlator.judge(told("a", &format!("m{n}")), now) {
-                Verdict::Write(t) if t.message.is_empty() => gathered += 1,
-                Verdict::Write(t) => assert_eq!(t.message, format!("m{n}")),
-                Verdict::Drop => panic!("within the burst"),
+                Some(t) if t.message.is_empty() => gathered += 1,
+                Some(t) => assert_eq!(t.message, format!("m{n}")),
+                None => panic!("within the burst"),
             }
         }
         assert_eq!(gathered, 11, "the tenth and all that follow");
-        let dropped = (0..20).filter(|_| correlator.judge(told("a", "m"), now) == Verdict::Drop).count();
+        let dropped = (0..20).filter(|_| correlator.judge(told("a", "m"), now).is_none()).count();
         assert_eq!(dropped, 15);
-        assert!(
-            matches!(correlator.judge(told("b", "m"), now), Verdict::Write(_)),
-            "another object's are its own"
-        );
+        assert!(correlator.judge(told("b", "m"), now).is_some(), "another object's are its own");
         now += REFILL;
-        assert!(matches!(correlator.judge(told("a", "m"), now), Verdict::Write(_)));
-        assert_eq!(correlator.judge(told("a", "m"), now), Verdict::Drop);
+        assert!(correlator.judge(told("a", "m"), now).is_some());
+        assert_eq!(correlator.judge(told("a", "m"), now), None);
     }
 
     #[test]

@@ -50,16 +50,27 @@ pub struct Server {
     directory: tempfile::TempDir,
     address: String,
     child: Option<Child>,
+    role: &'static str,
 }
 
 impl Server {
     /// Starts one on an empty directory.
     #[must_use]
     pub fn start() -> Server {
+        Server::start_role("apiserver")
+    }
+
+    /// Starts an API server with all controllers beside it, on an empty directory.
+    #[must_use]
+    pub fn control_plane() -> Server {
+        Server::start_role("control-plane")
+    }
+
+    fn start_role(role: &'static str) -> Server {
         // The port is free when asked for; another process could take it in between, which the start tells.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
-        let mut server = Server { directory, address: format!("127.0.0.1:{port}"), child: None };
+        let mut server = Server { directory, address: format!("127.0.0.1:{port}"), child: None, role };
         server.restart();
         server
     }
@@ -69,7 +80,7 @@ impl Server {
         assert!(self.child.is_none(), "it is running");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let child = Command::new(skep())
-            .args(["apiserver", "--listen", &self.address, "--data"])
+            .args([self.role, "--listen", &self.address, "--data"])
             .arg(self.directory.path().join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -196,6 +207,21 @@ impl Drop for Server {
         if std::thread::panicking() {
             eprintln!("the server's log:\n{}", self.log());
         }
+    }
+}
+
+/// How long controllers may take to bring something about on a busy machine.
+const EVENTUALLY: Duration = Duration::from_secs(60);
+
+/// Waits until a condition holds; fails with its last words if it does not in time.
+pub async fn eventually<F: Future<Output = Result<(), String>>>(mut condition: impl FnMut() -> F) {
+    let begun = Instant::now();
+    loop {
+        match condition().await {
+            Ok(()) => return,
+            Err(why) => assert!(begun.elapsed() < EVENTUALLY, "it does not come about: {why}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -14,6 +14,8 @@ use skep_store::engine::log::Log;
 use skep_store::{Store, StoreOptions};
 use tokio::net::TcpListener;
 
+use crate::signals::{Shutdown, ended};
+
 /// Where the API server keeps its things and how it is reached.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -38,10 +40,21 @@ const KUBERNETES_SERVICE_IP: &str = "10.96.0.1";
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(serve(options))
+    runtime.block_on(serve(options, |_, _| Vec::new()))
 }
 
-async fn serve(options: Options) -> anyhow::Result<()> {
+/// A role at work.
+pub(crate) type Running = futures::future::BoxFuture<'static, ()>;
+
+/// Serves until SIGTERM or SIGINT, with other roles in the same process: they start when the server does, and end before
+/// it.
+///
+/// # Errors
+/// What keeps the server from starting.
+pub(crate) async fn serve(
+    options: Options,
+    beside: impl FnOnce(&Arc<App>, &Shutdown) -> Vec<Running>,
+) -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
     let directory = options.data.join("store");
     let log = Log::open(&directory).context("opening the store")?;
@@ -75,26 +88,20 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         %address, kubeconfig = %path.display(), objects = stats.objects, revision = stats.revision.0,
         took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), "API server ready"
     );
+    let down = crate::signals::shutdown();
+    let roles: Vec<_> = beside(&app, &down).into_iter().map(tokio::spawn).collect();
     let shutdown = app.shutdown.clone();
     tokio::spawn(async move {
-        terminated().await;
+        ended(down).await;
+        for role in roles {
+            if let Err(error) = role.await {
+                tracing::error!(%error, "a role ended badly");
+            }
+        }
         tracing::info!("ending: no new requests, those under way may finish");
         shutdown.send_replace(true);
     });
     server.run().await;
     tokio::task::spawn_blocking(move || store.close()).await.context("closing the store")?;
     Ok(())
-}
-
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut term), Ok(mut int)) => {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        }
-        _ => {
-            tracing::error!("signals cannot be received: stop the server with SIGKILL");
-            std::future::pending::<()>().await;
-        }
-    }
 }

@@ -4,6 +4,10 @@
 //! **Tasks.** Those of the role that it runs. **Must not know.** How a role does its work.
 
 mod apiserver;
+mod control_plane;
+mod controllers;
+mod health;
+mod signals;
 mod tenant;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +32,10 @@ struct Cli {
 enum Command {
     /// Runs the API server with the embedded store.
     Apiserver(apiserver::Options),
+    /// Runs the API server and the roles that work for all tenants in one process: today the controllers.
+    ControlPlane(apiserver::Options),
+    /// Runs the controllers of a cluster whose API server is elsewhere; of several such processes one works.
+    Controllers(controllers::Options),
     /// Makes, lists and deletes tenants.
     Tenant(tenant::Options),
 }
@@ -44,6 +52,8 @@ fn main() -> std::process::ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Apiserver(options) => apiserver::run(options),
+        Command::ControlPlane(options) => control_plane::run(options),
+        Command::Controllers(options) => controllers::run(options),
         Command::Tenant(options) => tenant::run(options),
     };
     match result {

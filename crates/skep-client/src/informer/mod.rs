@@ -331,6 +331,12 @@ impl<V: View> Informer<V> {
     /// When the answer is not an object that the view can be read off.
     pub fn record(&self, tenant: &TenantName, answer: &[u8]) -> Result<(), Error> {
         let object = self.decode(answer, Some(tenant))?;
+        if Head::read(answer)?.is_over() {
+            // The write was the object's end. What its answer says of its revision is later than what the watch says of
+            // that end, so it must not come back by it.
+            self.forget(&object.key, &object.uid);
+            return Ok(());
+        }
         let mut handlers = self.inner.handlers.lock();
         // What is not newer than what was received: it is there, or it is gone again.
         if object.revision > self.position() {

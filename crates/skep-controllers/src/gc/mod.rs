@@ -1,0 +1,472 @@
+//! Garbage collection: what becomes of objects whose owners go, and of owners that wait for their dependents.
+//!
+//! One informer per kind holds the metadata of all objects of all tenants; an index leads from an owner's uid to its
+//! dependents. The copies only raise the question: before anything is deleted or changed, the object and its owners are
+//! read from the API server. An owner is looked for in the dependent's own tenant and namespace (or cluster-wide),
+//! nowhere else.
+//!
+//! Kinds are found by discovery, again and again, so that those that come later are collected too.
+
+mod plan;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use serde::Deserialize;
+use serde_json::json;
+use skep_client::{
+    Client, DeleteParams, Error, Event, Informer, Level, Object, ObjectKey, ObjectPath, Patch, Resource,
+    Selection, Tenants,
+};
+use tokio::task::JoinSet;
+
+use self::plan::{Dependent, Meta, ORPHAN, Owner, OwnerRef, Plan};
+use crate::discovery::{self, Served};
+use crate::{Controller, Enqueue, Next, Setup, SyncError};
+
+/// As upstream's.
+const NAME: &str = "garbage-collector-controller";
+
+/// How often kinds are looked for, as upstream.
+const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
+/// At the start, and when the API server could not be asked.
+const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
+
+/// A kind whose informer is not complete holds up all collection, for a dependent might be among its objects; but
+/// not forever, as upstream.
+const SYNC_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Dependents that are made orphans at once.
+const ORPHANS_AT_ONCE: usize = 32;
+
+/// The index of dependents by owner uid.
+const BY_OWNER: &str = "owner";
+
+/// Kinds that are never collected: they own nothing, are owned by nothing, and change all the time.
+const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
+
+/// Kinds of which every tenant has some from its beginning, or many, and which hardly ever own anything: of those without
+/// owners nothing is held, so that an idle tenant costs next to nothing here. If one does own something, its dependents
+/// are checked by reading it.
+const OWNERLESS: [(&str, &str); 9] = [
+    ("rbac.authorization.k8s.io", "*"),
+    ("flowcontrol.apiserver.k8s.io", "*"),
+    ("scheduling.k8s.io", "*"),
+    ("", "namespaces"),
+    ("", "serviceaccounts"),
+    ("", "configmaps"),
+    ("", "secrets"),
+    ("", "endpoints"),
+    ("", "persistentvolumeclaims"),
+];
+
+#[derive(Debug, Deserialize)]
+struct Item {
+    metadata: Meta,
+}
+
+struct Monitor {
+    served: Served,
+    informer: Informer<Item>,
+    since: Instant,
+}
+
+impl Monitor {
+    fn is_settled(&self) -> bool {
+        self.informer.has_synced() || self.since.elapsed() > SYNC_PATIENCE
+    }
+}
+
+#[derive(Default)]
+struct Monitors {
+    by_resource: FxHashMap<Resource, Arc<Monitor>>,
+    /// By group and kind.
+    by_kind: FxHashMap<(String, String), Arc<Monitor>>,
+    complete: bool,
+}
+
+/// See the module.
+pub(crate) struct GarbageCollector {
+    client: Client,
+    enqueue: Enqueue,
+    monitors: RwLock<Monitors>,
+}
+
+/// A key that says of which resource the object is: `PLURAL.GROUP/NAME` in the place of the name.
+fn work_key(resource: &Resource, key: &ObjectKey) -> ObjectKey {
+    let name = format!("{}.{}/{}", resource.plural, resource.group, key.name);
+    ObjectKey { name: name.into(), ..key.clone() }
+}
+
+fn split_key(key: &ObjectKey) -> Option<(&str, &str, ObjectKey)> {
+    let (resource, name) = key.name.split_once('/')?;
+    let (plural, group) = resource.split_once('.')?;
+    Some((plural, group, ObjectKey { name: name.into(), ..key.clone() }))
+}
+
+impl GarbageCollector {
+    /// Makes it.
+    pub(crate) fn make(setup: &mut Setup) -> Arc<dyn Controller> {
+        let gc = Arc::new(GarbageCollector {
+            client: setup.client().clone(),
+            enqueue: setup.enqueue(NAME),
+            monitors: RwLock::default(),
+        });
+        setup.background(gc.clone().discover());
+        gc
+    }
+
+    /// Looks for kinds, and runs an informer for each.
+    async fn discover(self: Arc<Self>) {
+        let mut running = JoinSet::new();
+        loop {
+            let wait = match discovery::served(&self.client).await {
+                Ok(all) => {
+                    for served in all {
+                        self.monitor(served, &mut running);
+                    }
+                    self.monitors.write().complete = true;
+                    DISCOVERY_PERIOD
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "kinds cannot be discovered");
+                    DISCOVERY_RETRY
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn monitor(self: &Arc<Self>, served: Served, running: &mut JoinSet<()>) {
+        let resource = served.resource.clone();
+        let ignored = IGNORED.contains(&(&*resource.group, &*resource.plural));
+        if ignored
+            || !served.can(&["get", "list", "watch", "delete"])
+            || self.monitors.read().by_resource.contains_key(&resource)
+        {
+            return;
+        }
+        let selection = Selection::all(resource.clone(), Tenants::All).metadata_only();
+        let sparse = OWNERLESS.iter().any(|(group, plural)| {
+            *group == resource.group && (*plural == "*" || *plural == resource.plural)
+        });
+        let informer = Informer::<Item>::builder(&self.client, selection)
+            .keep(move |o| !sparse || !o.metadata.owner_references.is_empty() || o.metadata.is_deleting())
+            .index(BY_OWNER, |o, emit| o.metadata.owner_references.iter().for_each(|r| emit(&r.uid)))
+            .build();
+        let gc = Arc::downgrade(self);
+        let of = resource.clone();
+        informer.on_event(move |event| {
+            if let Some(gc) = gc.upgrade() {
+                gc.observe(&of, event);
+            }
+        });
+        let kind = (resource.group.to_string(), served.kind.clone());
+        let monitor = Arc::new(Monitor { served, informer: informer.clone(), since: Instant::now() });
+        let mut monitors = self.monitors.write();
+        monitors.by_kind.insert(kind, monitor.clone());
+        monitors.by_resource.insert(resource, monitor);
+        drop(monitors);
+        running.spawn(async move { informer.run().await });
+    }
+
+    fn add(&self, resource: &Resource, key: &ObjectKey, level: Level) {
+        self.enqueue.add(&work_key(resource, key), level);
+    }
+
+    /// Decides what an event raises questions about.
+    fn observe(&self, resource: &Resource, event: &Event<Item>) {
+        match event {
+            Event::Added(new) => {
+                if new.metadata.is_deleting() || !self.owners_are_known(new) {
+                    self.add(resource, &new.key, Level::Update);
+                }
+            }
+            Event::Changed { old, new } => {
+                let (before, now) = (&old.metadata, &new.metadata);
+                let began = now.is_deleting() && !before.is_deleting();
+                let finalizers = now.is_deleting() && now.finalizers != before.finalizers;
+                let references = now.owner_references != before.owner_references;
+                if began || finalizers || (references && !self.owners_are_known(new)) {
+                    self.add(resource, &new.key, Level::Delete);
+                }
+                if references {
+                    // An owner that waited for this one may wait no longer.
+                    self.ask_owners(&old.key, before);
+                }
+            }
+            Event::Deleted(old) => {
+                for (of, dependent) in self.dependents(&old.key, &old.uid) {
+                    self.add(&of, &dependent.key, Level::Delete);
+                }
+                self.ask_owners(&old.key, &old.metadata);
+            }
+        }
+    }
+
+    /// Has those owners looked at that wait for their dependents.
+    fn ask_owners(&self, key: &ObjectKey, meta: &Meta) {
+        for reference in &meta.owner_references {
+            if let Some((monitor, owner)) = self.known_owner(key, reference)
+                && owner.metadata.waits_for_dependents()
+            {
+                self.add(&monitor.served.resource, &owner.key, Level::Delete);
+            }
+        }
+    }
+
+    /// Whether all owners are in the copies, and none of them is on its way out.
+    fn owners_are_known(&self, object: &Object<Item>) -> bool {
+        object.metadata.owner_references.iter().all(|reference| {
+            self.known_owner(&object.key, reference)
+                .is_some_and(|(_, owner)| !owner.metadata.waits_for_dependents())
+        })
+    }
+
+    fn monitor_of(&self, reference: &OwnerRef) -> Option<Arc<Monitor>> {
+        let group = reference.api_version.split_once('/').map_or("", |(group, _)| group);
+        self.monitors.read().by_kind.get(&(group.to_owned(), reference.kind.to_string())).cloned()
+    }
+
+    fn known_owner(&self, of: &ObjectKey, reference: &OwnerRef) -> Option<(Arc<Monitor>, Arc<Object<Item>>)> {
+        let monitor = self.monitor_of(reference)?;
+        let namespace = if monitor.served.namespaced { &*of.namespace } else { "" };
+        let owner = monitor.informer.get(&ObjectKey::new(&of.tenant, namespace, &reference.name))?;
+        (*owner.uid == *reference.uid).then_some((monitor, owner))
+    }
+
+    /// All objects that refer to an owner, of all kinds, in the owner's reach.
+    fn dependents(&self, owner: &ObjectKey, uid: &str) -> Vec<(Resource, Arc<Object<Item>>)> {
+        let mut found = Vec::new();
+        for (resource, monitor) in &self.monitors.read().by_resource {
+            for object in monitor.informer.by_index(BY_OWNER, &owner.tenant, uid) {
+                // A namespaced owner owns nothing outside its namespace, whatever references say.
+                if owner.namespace.is_empty() || owner.namespace == object.key.namespace {
+                    found.push((resource.clone(), object));
+                }
+            }
+        }
+        found
+    }
+
+    async fn look(&self, key: &ObjectKey) -> Result<Next, SyncError> {
+        let Some((plural, group, key)) = split_key(key) else { return Ok(Next::Wait) };
+        let monitor = {
+            let monitors = self.monitors.read();
+            let settled = monitors.complete && monitors.by_resource.values().all(|m| m.is_settled());
+            if !settled {
+                return Err(SyncError::NotYet("not all kinds are known yet".to_owned()));
+            }
+            let of = |m: &&Arc<Monitor>| {
+                *m.served.resource.plural == *plural && *m.served.resource.group == *group
+            };
+            monitors.by_resource.values().find(of).cloned()
+        };
+        let Some(monitor) = monitor else { return Ok(Next::Wait) };
+        let Some(object) = monitor.informer.get(&key) else { return Ok(Next::Wait) };
+        let resource = &monitor.served.resource;
+        let at = resource.at(&key.tenant).namespace(&key.namespace).name(&key.name);
+        let dependents = self.dependents(&key, &object.uid);
+        if let Some(plan) = plan::leaving(&object.metadata, &as_seen(&object.uid, &dependents)) {
+            return self.apply(&monitor, &object, &at, &dependents, plan).await;
+        }
+        if object.metadata.owner_references.is_empty() || self.owners_are_known(&object) {
+            return Ok(Next::Wait);
+        }
+        // The copies say that an owner is missing: now it must be known for certain.
+        let latest: Item = match self.client.read_metadata(&at).await {
+            Ok(latest) => latest,
+            Err(e) if e.is_not_found() => return Ok(Next::Wait),
+            Err(e) => return Err(e.into()),
+        };
+        let meta = latest.metadata;
+        if *meta.uid != *object.uid || meta.is_deleting() {
+            // News of it are on their way.
+            return Ok(Next::Wait);
+        }
+        let mut owners = Vec::with_capacity(meta.owner_references.len());
+        for reference in &meta.owner_references {
+            let Some(owner) = self.owner(&key, reference).await? else { return Ok(Next::Wait) };
+            owners.push(owner);
+        }
+        let plan = plan::staying(&meta, &owners, &as_seen(&object.uid, &dependents));
+        let latest = Object {
+            key: key.clone(),
+            uid: object.uid.clone(),
+            revision: object.revision,
+            view: Item { metadata: meta },
+        };
+        self.apply(&monitor, &latest, &at, &dependents, plan).await
+    }
+
+    /// What an owner's state is now; `None` for a reference that can never be right: from a cluster-scoped object to one in a
+    /// namespace.
+    async fn owner(&self, of: &ObjectKey, reference: &OwnerRef) -> Result<Option<Owner>, SyncError> {
+        let monitor = self.monitor_of(reference).ok_or_else(|| {
+            SyncError::NotYet(format!(
+                "the kind {} of {} is not served",
+                reference.kind, reference.api_version
+            ))
+        })?;
+        if monitor.served.namespaced && of.namespace.is_empty() {
+            tracing::debug!(object = %of, owner = %reference.name, "a cluster-scoped object refers to one in a namespace");
+            return Ok(None);
+        }
+        let namespace = if monitor.served.namespaced { &*of.namespace } else { "" };
+        let at = monitor.served.resource.at(&of.tenant).namespace(namespace).name(&reference.name);
+        Ok(Some(match self.client.read_metadata::<Item>(&at).await {
+            Ok(owner) if owner.metadata.uid != reference.uid => Owner::Absent,
+            Ok(owner) if owner.metadata.waits_for_dependents() => Owner::Waiting,
+            Ok(_) => Owner::Solid,
+            Err(e) if e.is_not_found() => Owner::Absent,
+            Err(e) => return Err(e.into()),
+        }))
+    }
+
+    async fn apply(
+        &self,
+        monitor: &Monitor,
+        object: &Object<Item>,
+        at: &ObjectPath,
+        dependents: &[(Resource, Arc<Object<Item>>)],
+        plan: Plan,
+    ) -> Result<Next, SyncError> {
+        let meta = &object.metadata;
+        match plan {
+            Plan::Keep => {}
+            Plan::Refer(references) => {
+                self.refer(at, meta, &references).await?;
+            }
+            Plan::Delete(propagation, unblocked) => {
+                let mut version = meta.resource_version.clone();
+                if let Some(references) = unblocked {
+                    version = self.refer(at, meta, &references).await?;
+                }
+                let params =
+                    DeleteParams::uid(&object.uid).resource_version(&version).propagation(propagation);
+                match self.client.remove(at, &params).await {
+                    Ok(_) => {
+                        tracing::debug!(object = %object.key, resource = %monitor.served.resource, ?propagation, "collected")
+                    }
+                    Err(e) if e.is_not_found() => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            Plan::Wait => {
+                for (resource, dependent) in dependents {
+                    if !dependent.metadata.is_deleting() {
+                        self.add(resource, &dependent.key, Level::Delete);
+                    }
+                }
+            }
+            Plan::Release(finalizer) => {
+                // Those that do not block go too, in the background: the event of the owner's end has them looked at.
+                self.release(at, &object.uid, finalizer).await?;
+            }
+            Plan::Orphan => {
+                self.orphan(&object.uid, dependents).await?;
+                self.release(at, &object.uid, ORPHAN).await?;
+            }
+        }
+        Ok(Next::Wait)
+    }
+
+    /// Writes an object's owner references, at the version that was read; returns the new version.
+    async fn refer(&self, at: &ObjectPath, meta: &Meta, references: &[OwnerRef]) -> Result<String, Error> {
+        let patch = json!({"metadata": {
+            "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": references,
+        }});
+        let written: Item = self.client.patch(at, &Patch::Merge(patch)).await?;
+        Ok(written.metadata.resource_version)
+    }
+
+    /// Takes a finalizer off an object.
+    async fn release(&self, at: &ObjectPath, uid: &str, finalizer: &str) -> Result<(), SyncError> {
+        let latest: Item = match self.client.read_metadata(at).await {
+            Ok(latest) => latest,
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let meta = latest.metadata;
+        if *meta.uid != *uid || !meta.has_finalizer(finalizer) {
+            return Ok(());
+        }
+        let left: Vec<_> = meta.finalizers.iter().filter(|f| ***f != *finalizer).collect();
+        let patch = json!({"metadata": {
+            "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": left,
+        }});
+        match self.client.patch_bytes(at, &Patch::Merge(patch)).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.is_not_found() => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Has one dependent let go of an owner.
+    async fn let_go(&self, owner: &str, resource: &Resource, dependent: &Object<Item>) -> Result<(), Error> {
+        let key = &dependent.key;
+        let at = resource.at(&key.tenant).namespace(&key.namespace).name(&key.name);
+        let latest: Item = match self.client.read_metadata(&at).await {
+            Ok(latest) => latest,
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let meta = latest.metadata;
+        if *meta.uid != *dependent.uid {
+            return Ok(());
+        }
+        let left: Vec<OwnerRef> =
+            meta.owner_references.iter().filter(|r| *r.uid != *owner).cloned().collect();
+        if left.len() == meta.owner_references.len() {
+            return Ok(());
+        }
+        match self.refer(&at, &meta, &left).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.is_not_found() => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Has all dependents let go of an owner.
+    async fn orphan(
+        &self,
+        owner: &str,
+        dependents: &[(Resource, Arc<Object<Item>>)],
+    ) -> Result<(), SyncError> {
+        let each: Vec<BoxFuture<'_, Result<(), Error>>> = dependents
+            .iter()
+            .map(|(resource, dependent)| -> BoxFuture<'_, _> {
+                Box::pin(self.let_go(owner, resource, dependent))
+            })
+            .collect();
+        let mut results = futures::stream::iter(each).buffer_unordered(ORPHANS_AT_ONCE);
+        while let Some(result) = results.next().await {
+            result?;
+        }
+        Ok(())
+    }
+}
+
+fn as_seen(owner: &str, dependents: &[(Resource, Arc<Object<Item>>)]) -> Vec<Dependent> {
+    let blocks = |m: &Meta| {
+        m.owner_references.iter().any(|r| *r.uid == *owner && r.block_owner_deletion == Some(true))
+    };
+    dependents
+        .iter()
+        .map(|(_, d)| Dependent { blocks: blocks(&d.metadata), waits: d.metadata.waits_for_dependents() })
+        .collect()
+}
+
+impl Controller for GarbageCollector {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn sync<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Next, SyncError>> {
+        Box::pin(self.look(key))
+    }
+}
