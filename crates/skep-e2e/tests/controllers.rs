@@ -187,6 +187,15 @@ async fn pods_leave_bad_nodes() {
     for node in ["n1", "n2", "n3"] {
         w.node(node).await;
     }
+    // A kubelet's sign of life; `apply` patches it without naming a version.
+    let lease = |at: &str| {
+        format!(
+            "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {{name: n1, namespace: kube-node-lease}}\nspec: {{renewTime: {at}}}\n"
+        )
+    };
+    for at in ["2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:10.000000Z"] {
+        kubectl.pipe(&["apply"], &lease(at));
+    }
     kubectl.run(&["cordon", "n2"]);
     w.becomes(NODES.at(&w.tenant).name("n2"), "a taint", |n| {
         n["spec"]["taints"][0]["key"] == "node.kubernetes.io/unschedulable"
@@ -310,5 +319,48 @@ async fn claims_get_volumes_and_keep_them_while_used() {
     w.goes(w.at(&CLAIMS).name("data")).await;
     w.becomes(VOLUMES.at(&w.tenant).name("right"), "released", |v| v["status"]["phase"] == "Released").await;
     kubectl.run(&["delete", "pv", "right", "--timeout=60s"]);
+    assert_eq!(server.complaints(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn approved_requests_are_signed() {
+    let server = Server::control_plane();
+    let (w, kubectl) = world(&server, "shop").await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = |name: &str| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        json!({"metadata": {"name": name}, "spec": {
+            "request": k8s_openapi::ByteString(pem.into_bytes()),
+            "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}})
+    };
+    let requests = Resource::new("certificates.k8s.io", "v1", "certificatesigningrequests");
+    w.create_global(&requests, request("jane")).await;
+    w.create_global(&requests, request("bad")).await;
+    kubectl.run(&["certificate", "approve", "jane"]);
+    kubectl.run(&["certificate", "deny", "bad"]);
+    w.becomes(requests.at(&w.tenant).name("jane"), "signed", |r| r["status"]["certificate"].is_string())
+        .await;
+    let signed = w.get(&requests.at(&w.tenant).name("jane")).await.unwrap();
+    let pem: k8s_openapi::ByteString =
+        serde_json::from_value(signed["status"]["certificate"].clone()).unwrap();
+    let (certificate, private) = (server.folder().join("jane.crt"), server.folder().join("jane.key"));
+    std::fs::write(&certificate, &pem.0).unwrap();
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let (certificate, private) = (certificate.display().to_string(), private.display().to_string());
+    kubectl.run(&[
+        "config",
+        "set-credentials",
+        "jane",
+        &format!("--client-certificate={certificate}"),
+        &format!("--client-key={private}"),
+    ]);
+    let who =
+        kubectl.run(&["--user", "jane", "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]);
+    assert_eq!(who, "jane");
+    let denied = w.get(&requests.at(&w.tenant).name("bad")).await.unwrap();
+    assert!(denied["status"]["certificate"].is_null());
     assert_eq!(server.complaints(), Vec::<String>::new());
 }

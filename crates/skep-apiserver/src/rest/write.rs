@@ -340,7 +340,9 @@ pub async fn update_with(
         if named.is_some_and(|r| r != stored.revision()) {
             return Err(ApiError::modified(about));
         }
-        if named.is_none() && !call.kind.info().unconditional_update {
+        // A patch is made on the object as it is: it is conditional on that by itself.
+        let whole = call.path.action == crate::request::Action::Update;
+        if whole && named.is_none() && !call.kind.info().unconditional_update {
             let mut errors = Errors::new();
             let path = skep_api::Path::root("metadata");
             errors.invalid(

@@ -325,7 +325,8 @@ impl<V: View> Informer<V> {
     }
 
     /// Takes up an object that a write of this process has answered with, unless the watch has brought it, or
-    /// something newer, already. Handlers are told as for any change.
+    /// something newer, already. Handlers are told as for any change. The object must be one that the informer's
+    /// selectors pick: they are not looked at here.
     ///
     /// # Errors
     /// When the answer is not an object that the view can be read off.

@@ -52,7 +52,7 @@ const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")]
 /// Kinds of which every tenant has some from its beginning, or many, and which hardly ever own anything: of those without
 /// owners nothing is held, so that an idle tenant costs next to nothing here. If one does own something, its dependents
 /// are checked by reading it.
-const OWNERLESS: [(&str, &str); 9] = [
+const OWNERLESS: [(&str, &str); 11] = [
     ("rbac.authorization.k8s.io", "*"),
     ("flowcontrol.apiserver.k8s.io", "*"),
     ("scheduling.k8s.io", "*"),
@@ -60,7 +60,9 @@ const OWNERLESS: [(&str, &str); 9] = [
     ("", "serviceaccounts"),
     ("", "configmaps"),
     ("", "secrets"),
+    ("", "services"),
     ("", "endpoints"),
+    ("discovery.k8s.io", "endpointslices"),
     ("", "persistentvolumeclaims"),
 ];
 

@@ -208,7 +208,8 @@ mod tests {
     #[test]
     fn taints_follow_conditions_and_leave_others_alone() {
         let foreign = taint("example.com/mine", "NoExecute", None);
-        let first = taints(&[foreign.clone()], &[cond(READY, "Unknown")], true, true, at(5)).unwrap();
+        let first =
+            taints(std::slice::from_ref(&foreign), &[cond(READY, "Unknown")], true, true, at(5)).unwrap();
         let keys: Vec<_> = first.iter().map(|t| (t.key.as_str(), t.effect.as_str())).collect();
         assert_eq!(
             keys,

@@ -303,12 +303,12 @@ mod tests {
         let foreign = volume("v", "5Gi", json!({"claimRef": {"name": "c", "namespace": "n", "uid": "old"}}));
         assert_eq!(decide(&c, &[free], None), ClaimPlan::Bind("v".into()));
         assert!(matches!(
-            decide(&c, &[foreign.clone()], None),
+            decide(&c, std::slice::from_ref(&foreign), None),
             ClaimPlan::Pending(Some((true, "FailedBinding", _)))
         ));
         assert_eq!(decide(&c, &[], None), ClaimPlan::Pending(None));
         c.metadata.annotations = Some(BTreeMap::from([(BIND_COMPLETED.into(), "yes".into())]));
-        assert_eq!(decide(&c, &[own.clone()], None), ClaimPlan::Bind("v".into()));
+        assert_eq!(decide(&c, std::slice::from_ref(&own), None), ClaimPlan::Bind("v".into()));
         assert!(matches!(decide(&c, &[], None), ClaimPlan::Lost("ClaimLost", _)));
         assert!(matches!(decide(&c, &[foreign], None), ClaimPlan::Lost("ClaimMisbound", _)));
         assert_eq!(volume_phase(&own, Some(&c)), "Bound");
