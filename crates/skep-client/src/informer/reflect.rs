@@ -36,6 +36,9 @@ const PAGE: u32 = 2000;
 /// After so many events in a row others get their turn: a body that is always ready never yields by itself.
 const EVENTS_PER_TURN: u32 = 128;
 
+/// After so many failures in a row the log says so, and then each time they have doubled.
+const WARN_AFTER: u32 = 4;
+
 /// Where a reflector is.
 pub(super) enum State {
     /// Nothing is known, or it is too old.
@@ -84,11 +87,24 @@ impl<V: View> Informer<V> {
         let mut backoff = Backoff::new(FIRST_BACKOFF, LONGEST_BACKOFF);
         let mut streams = true;
         let mut state = State::List;
+        let mut in_a_row = 0_u32;
         loop {
             state = match self.step(&at, state, &mut streams, &mut backoff).await {
-                Ok(next) => next,
+                Ok(next) => {
+                    if matches!(next, State::Watching(..)) {
+                        in_a_row = 0;
+                    }
+                    next
+                }
                 Err(Failed { next, error }) => {
                     self.count(|c| &c.failures);
+                    in_a_row += 1;
+                    if in_a_row >= WARN_AFTER && in_a_row.is_power_of_two() {
+                        tracing::warn!(
+                            resource = %self.inner.selection.resource, failures = in_a_row, %error,
+                            "what an informer holds gets old: it cannot list or watch"
+                        );
+                    }
                     let wait = backoff.next_wait().max(match error.kind() {
                         ErrorKind::TooManyRequests { retry_after } => retry_after.unwrap_or_default(),
                         _ => Duration::ZERO,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::{HeaderMap, StatusCode};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -302,4 +302,103 @@ fn the_copy_becomes_the_truth_whatever_happens() {
         });
         assert!(outcome.is_ok(), "seed {seed}");
     }
+}
+
+/// A view such as a scheduler's or a controller's.
+#[derive(Debug, serde::Deserialize)]
+#[allow(dead_code, reason = "only its cost is of interest")]
+struct PodLike {
+    metadata: PodLikeMeta,
+    spec: PodLikeSpec,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[allow(dead_code, reason = "only its cost is of interest")]
+struct PodLikeMeta {
+    labels: BTreeMap<skep_base::SharedStr, skep_base::SharedStr>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "only its cost is of interest")]
+struct PodLikeSpec {
+    node_name: skep_base::SharedStr,
+}
+
+fn pod_text(n: usize) -> String {
+    let container = json!({
+        "name": "app", "image": "registry.example.com/shop/app:1.2.3", "imagePullPolicy": "IfNotPresent",
+        "env": (0..8).map(|v| json!({"name": format!("VARIABLE_{v}"), "value": "some value of usual length"})).collect::<Vec<_>>(),
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
+        "volumeMounts": [{"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true}],
+    });
+    json!({
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": {
+            "resourceVersion": "NUMBER", "annotations": {"tenancy.skep.io/tenant": format!("t{n}")},
+            "name": "web-7d4b9c6f5-NUMBER", "namespace": format!("ns{}", n % 7), "uid": "0NUMBER-0000-4000-8000-000000000000",
+            "labels": {"app": format!("web{}", n % 50), "pod-template-hash": "7d4b9c6f5", "tier": "front"},
+        },
+        "spec": {"nodeName": format!("node-{n}"), "containers": [container], "serviceAccountName": "default"},
+        "status": {"phase": "Running", "podIP": "10.1.2.3", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+    })
+    .to_string()
+}
+
+/// Answers every watch with the same many pods.
+struct Flood(usize);
+
+impl Transport for Flood {
+    fn send(&self, _: Request) -> BoxFuture<'_, Result<Response, Error>> {
+        let pods = self.0;
+        // A thousand different ones, and in each a number that is put in as it is sent.
+        let templates: Vec<String> = (0..1000).map(|n| line("ADDED", &pod_text(n))).collect();
+        let body = (0..=pods).map(move |n| {
+            if n < pods {
+                return Ok(Bytes::from(templates[n % 1000].replace("NUMBER", &format!("{:07}", n + 1))));
+            }
+            let end = json!({"metadata": {"resourceVersion": "9999999", "annotations": {"k8s.io/initial-events-end": "true"}}});
+            Ok(Bytes::from(line("BOOKMARK", &end.to_string())))
+        });
+        let body: Body = Box::pin(stream::iter(body).chain(stream::pending()));
+        Box::pin(async { Ok(Response { status: StatusCode::OK, headers: HeaderMap::new(), body }) })
+    }
+    fn server(&self) -> &str {
+        "flood"
+    }
+}
+
+/// `cargo test --release -p skep-client -- --ignored --nocapture speed`
+#[test]
+#[ignore = "a measurement: it says something in a release build only"]
+fn speed_and_size_of_an_informer() {
+    const PODS: usize = 200_000;
+    let resident_kib = || -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let client = Client::over(Arc::new(Flood(PODS)), TenantName::system());
+        let before = resident_kib();
+        let selection = Selection::all(Resource::new("", "v1", "pods"), Tenants::All);
+        let informer = Informer::<PodLike>::builder(&client, selection)
+            .index("node", |o, emit| emit(&o.spec.node_name))
+            .build();
+        let running = tokio::spawn({
+            let informer = informer.clone();
+            async move { informer.run().await }
+        });
+        let begun = std::time::Instant::now();
+        informer.synced().await;
+        let took = begun.elapsed();
+        running.abort();
+        let _ = running.await;
+        assert_eq!(informer.len(), PODS);
+        println!(
+            "{:.0} events/s, making them included; {} bytes of memory for a pod",
+            PODS as f64 / took.as_secs_f64(),
+            (resident_kib().saturating_sub(before)) * 1024 / PODS as u64,
+        );
+    });
 }
