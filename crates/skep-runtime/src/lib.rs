@@ -12,16 +12,17 @@
 
 // System calls that no crate wraps (clone3, mount_setattr, bpf, seccomp) are made here, each with its reason.
 #![allow(unsafe_code)]
-// The shim, which uses the rest, comes next.
-#![allow(dead_code)]
 
 pub mod caps;
 pub mod cgroup;
 mod client;
 mod error;
+mod init;
+pub mod logs;
 mod proto;
 mod runtime;
 pub mod seccomp;
+pub mod shim;
 pub mod spec;
 mod stream;
 mod sys;
@@ -29,5 +30,6 @@ mod sys;
 pub use client::{Attached, ExecOutput, ExecProcess, Sandbox, Streams};
 pub use error::{Error, ErrorKind, Result};
 pub use proto::Event;
+pub use spec::Exit;
 pub use runtime::{DeadPod, Found, Runtime, RuntimeConfig};
 pub use stream::Stream;

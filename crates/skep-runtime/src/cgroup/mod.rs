@@ -161,6 +161,14 @@ impl Tree {
         }
     }
 
+    /// As [`Tree::directories`], with the controllers' names; version 2 has no name.
+    pub(crate) fn named_directories(&self, group: &Path) -> Vec<(String, PathBuf)> {
+        match &self.kind {
+            Kind::V1(bases) => bases.iter().map(|(name, b)| (name.clone(), b.join(group))).collect(),
+            Kind::V2(base) => vec![(String::new(), base.join(group))],
+        }
+    }
+
     /// Makes a group, and those above it, with its limits. It may exist already: then its limits are changed.
     pub fn create(&self, group: &Path, resources: &Resources) -> Result<()> {
         check(group)?;
