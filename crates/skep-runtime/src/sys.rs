@@ -101,11 +101,6 @@ fn resolve(
     Err(io::Error::from_raw_os_error(libc::EAGAIN))
 }
 
-/// As `std::fs::metadata`, of a name in a directory, without following it.
-pub(crate) fn stat_at(directory: impl AsFd, name: &Path) -> io::Result<rustix::fs::Stat> {
-    Ok(rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
 /// What `mount_setattr` changes.
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy)]

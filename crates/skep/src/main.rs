@@ -7,6 +7,8 @@ mod apiserver;
 mod control_plane;
 mod controllers;
 mod health;
+mod image;
+mod shim;
 mod signals;
 mod tenant;
 
@@ -38,9 +40,17 @@ enum Command {
     Controllers(controllers::Options),
     /// Makes, lists and deletes tenants.
     Tenant(tenant::Options),
+    /// Loads and lists the images of this machine.
+    Image(image::Options),
+    /// Holds one pod; the node agent starts it.
+    #[command(hide = true)]
+    Shim(shim::Options),
 }
 
 fn main() -> std::process::ExitCode {
+    if let Some(code) = shim::if_asked() {
+        return code;
+    }
     let cli = Cli::parse();
     let filter = match tracing_subscriber::EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
@@ -55,6 +65,8 @@ fn main() -> std::process::ExitCode {
         Command::ControlPlane(options) => control_plane::run(options),
         Command::Controllers(options) => controllers::run(options),
         Command::Tenant(options) => tenant::run(options),
+        Command::Image(options) => image::run(options),
+        Command::Shim(options) => return shim::run(options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -42,8 +42,11 @@ fn exec(task: &ExecTask<'_>) -> Result<Infallible> {
         keep.extend([stdout.as_fd(), stderr.as_fd()]);
     }
     close_all_but(&keep);
-    let mut namespaces =
-        libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    let mut namespaces = libc::CLONE_NEWNS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
     if task.user_namespace {
         namespaces |= libc::CLONE_NEWUSER;
     }

@@ -39,7 +39,11 @@ pub(crate) struct PodNamespaces {
 
 /// Input and output of a new process.
 pub(crate) enum Stdio {
-    Pipes { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
     /// A terminal, which the new process opens in its container and sends to the shim.
     Terminal,
 }
@@ -132,7 +136,8 @@ fn hide() {
 /// Moves this process into its control group.
 fn enter_group(entrances: &[PathBuf]) -> Result<()> {
     for file in entrances {
-        std::fs::write(file, "0").map_err(failed(format!("cannot enter control group {}", file.display())))?;
+        std::fs::write(file, "0")
+            .map_err(failed(format!("cannot enter control group {}", file.display())))?;
     }
     Ok(())
 }
@@ -247,7 +252,8 @@ pub(crate) fn run_reaper(pod: &Path, keep: BorrowedFd<'_>) -> ! {
     // Containers can see this process: it must have nothing, not even a way to the machine's files.
     let emptied = (|| -> Result<()> {
         // SAFETY: this process has one thread.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(failed("no mount namespace"))?;
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+            .map_err(failed("no mount namespace"))?;
         rootfs::into_nothing(pod)?;
         process::drop_everything()
     })();

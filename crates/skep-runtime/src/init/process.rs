@@ -70,8 +70,9 @@ fn onto(fd: BorrowedFd<'_>, target: i32) -> Result<()> {
 fn terminal(report: &OwnedFd, process: &ProcessSpec, first: bool) -> Result<()> {
     use rustix::pty::OpenptFlags;
     // Named through the mount that this runtime made: `/dev/ptmx` is the container's to replace.
-    let master = rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed("cannot open a terminal in the container"))?;
+    let master =
+        rustix::fs::open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed("cannot open a terminal in the container"))?;
     let kind = rustix::fs::fstatfs(&master).map_err(failed("cannot look at the terminal"))?.f_type;
     if kind as i64 != DEVPTS_MAGIC {
         return Err(Error::new(
@@ -81,15 +82,18 @@ fn terminal(report: &OwnedFd, process: &ProcessSpec, first: bool) -> Result<()> 
     }
     rustix::pty::unlockpt(&master).map_err(failed("cannot unlock the terminal"))?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let peer = rustix::pty::ioctl_tiocgptpeer(&master, flags).map_err(failed("cannot open the terminal's inner end"))?;
+    let peer = rustix::pty::ioctl_tiocgptpeer(&master, flags)
+        .map_err(failed("cannot open the terminal's inner end"))?;
     if let Some(size) = process.tty_size {
         set_window_size(&master, size).map_err(failed("cannot set the terminal's size"))?;
     }
     if first {
         super::rootfs::mount_console(&peer)?;
     }
-    sys::send(report, &[REPORT_TERMINAL], &[master.as_fd()]).map_err(failed("cannot hand the terminal over"))?;
-    rustix::process::ioctl_tiocsctty(&peer).map_err(failed("cannot make the terminal the controlling one"))?;
+    sys::send(report, &[REPORT_TERMINAL], &[master.as_fd()])
+        .map_err(failed("cannot hand the terminal over"))?;
+    rustix::process::ioctl_tiocsctty(&peer)
+        .map_err(failed("cannot make the terminal the controlling one"))?;
     for target in 0..=2 {
         onto(peer.as_fd(), target)?;
     }

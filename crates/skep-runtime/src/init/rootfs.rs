@@ -55,7 +55,8 @@ fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
 }
 
 fn clone_fd(fd: impl AsFd, recursive: bool) -> std::io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
@@ -183,17 +184,23 @@ fn check_target(target: &Path) -> Result<()> {
         )));
     }
     if target.starts_with("/proc") {
-        return Err(Error::invalid(format!("cannot mount at {}: nothing may be mounted in /proc", target.display())));
+        return Err(Error::invalid(format!(
+            "cannot mount at {}: nothing may be mounted in /proc",
+            target.display()
+        )));
     }
     Ok(())
 }
 
 fn open_volume(path: &Path, sub_path: Option<&Path>) -> Result<OwnedFd> {
-    let volume = sys::open_path(path).map_err(failed(format!("cannot open the volume at {}", path.display())))?;
+    let volume =
+        sys::open_path(path).map_err(failed(format!("cannot open the volume at {}", path.display())))?;
     let named = match sub_path {
         None => volume,
         Some(below) => {
-            let show = || format!("cannot open {:?} in the volume at {}", below.display().to_string(), path.display());
+            let show = || {
+                format!("cannot open {:?} in the volume at {}", below.display().to_string(), path.display())
+            };
             make_beneath(&volume, below).map_err(failed(show()))?
         }
     };
@@ -216,10 +223,12 @@ fn make_beneath(volume: &OwnedFd, below: &Path) -> std::io::Result<OwnedFd> {
         let above = sys::open_beneath(volume, &so_far, OFlags::PATH | OFlags::DIRECTORY)?;
         so_far.push(name);
         match sys::open_beneath(volume, &so_far, OFlags::PATH) {
-            Err(e) if e.kind() == NotFound => match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o750)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(e) => return Err(e.into()),
-            },
+            Err(e) if e.kind() == NotFound => {
+                match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o750)) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
             result => drop(result?),
         }
     }
@@ -261,8 +270,8 @@ fn map_ids(mount: &OwnedFd, namespace: BorrowedFd<'_>, what: &Path) -> Result<()
     })
 }
 
-fn change(mount: &OwnedFd, recursive: bool, set: u64, propagation: libc::c_ulong) -> Result<()> {
-    let attributes = MountAttributes { set, propagation: propagation as u64, ..MountAttributes::default() };
+fn change(mount: &OwnedFd, recursive: bool, set: u64, propagation: u64) -> Result<()> {
+    let attributes = MountAttributes { set, propagation, ..MountAttributes::default() };
     mount_setattr(mount, recursive, &attributes).map_err(failed("cannot set the options of a mount"))
 }
 
@@ -350,18 +359,27 @@ fn old_overlay(
     }
     let options = std::ffi::CString::new(options).map_err(|e| Error::invalid(e.to_string()))?;
     let place = task.directory.join(ROOT);
-    rustix::mount::mount("overlay", &place, "overlay", rustix::mount::MountFlags::empty(), Some(options.as_c_str()))
-        .map_err(failed("cannot mount the container's root filesystem"))?;
+    rustix::mount::mount(
+        "overlay",
+        &place,
+        "overlay",
+        rustix::mount::MountFlags::empty(),
+        Some(options.as_c_str()),
+    )
+    .map_err(failed("cannot mount the container's root filesystem"))?;
     clone_tree(&place, false)
 }
 
 /// Puts everything together and makes it this process's root.
 pub(super) fn enter(task: &InitTask<'_>, overlay: OwnedFd, sources: &mut Sources) -> Result<()> {
     let place = task.directory.join(ROOT);
-    let target = sys::open_path(&place).map_err(failed("cannot open the mount point of the root filesystem"))?;
+    let target =
+        sys::open_path(&place).map_err(failed("cannot open the mount point of the root filesystem"))?;
     attach(&overlay, &target, &place)?;
     let root = overlay;
-    let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let safe = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
 
     let proc = new_mount("proc", &[], safe)?;
     attach_own(&root, "proc", &proc)?;
@@ -372,8 +390,12 @@ pub(super) fn enter(task: &InitTask<'_>, overlay: OwnedFd, sources: &mut Sources
     )?;
     attach_own(&root, "dev", &dev)?;
     devices(task, &dev)?;
-    let pts_options =
-        [("newinstance", String::new()), ("ptmxmode", "0666".into()), ("mode", "0620".into()), ("gid", TTY_GROUP.to_string())];
+    let pts_options = [
+        ("newinstance", String::new()),
+        ("ptmxmode", "0666".into()),
+        ("mode", "0620".into()),
+        ("gid", TTY_GROUP.to_string()),
+    ];
     let no_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = new_mount("devpts", &pts_options, no_exec)
         // The group may have no meaning in the user namespace.
@@ -434,7 +456,10 @@ fn attach_in(root: &OwnedFd, source: &Source) -> Result<()> {
                 let above = relative.parent().unwrap_or(Path::new(""));
                 sys::make_directories_in_root(root, above, 0o755).map_err(failed(doing()))?;
                 let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::NONBLOCK;
-                drop(sys::open_in_root(root, relative, flags, Mode::from_raw_mode(0o644)).map_err(failed(doing()))?);
+                drop(
+                    sys::open_in_root(root, relative, flags, Mode::from_raw_mode(0o644))
+                        .map_err(failed(doing()))?,
+                );
                 sys::open_in_root(root, relative, OFlags::PATH, Mode::empty()).map_err(failed(doing()))?
             }
         },
@@ -501,7 +526,8 @@ fn sys_filesystem(
         Err(e) => return Err(e),
     };
     attach_own(root, "sys", &sys)?;
-    let Ok(place) = sys::open_in_root(root, Path::new("sys/fs/cgroup"), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+    let Ok(place) =
+        sys::open_in_root(root, Path::new("sys/fs/cgroup"), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
     else {
         return Ok(());
     };
@@ -541,7 +567,9 @@ fn mask(path: &Path) -> Result<()> {
         true => new_mount(
             "tmpfs",
             &[("size", "4k".into()), ("nr_inodes", "2".into())],
-            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            MountAttrFlags::MOUNT_ATTR_RDONLY
+                | MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
         )
         .or_else(|_| new_mount("tmpfs", &[], MountAttrFlags::MOUNT_ATTR_RDONLY))?,
         false => clone_tree(Path::new("/dev/null"), false)?,

@@ -23,7 +23,8 @@ pub(crate) fn read_file(path: &str) -> String {
     use std::os::unix::fs::OpenOptionsExt;
     let mut text = Vec::new();
     // A FIFO or device in its place must not hold us up.
-    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let opened =
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     if let Ok(file) = opened
         && file.metadata().is_ok_and(|m| m.is_file())
     {
@@ -54,7 +55,9 @@ pub(crate) fn resolve(user: &User, passwd: &str, group: &str) -> Result<Identity
         None => match name.parse() {
             Ok(uid) => (uid, None, None, "/"),
             Err(_) => {
-                return Err(Error::invalid(format!("unable to find user {name}: no matching entries in passwd file")));
+                return Err(Error::invalid(format!(
+                    "unable to find user {name}: no matching entries in passwd file"
+                )));
             }
         },
     };
@@ -68,7 +71,9 @@ pub(crate) fn resolve(user: &User, passwd: &str, group: &str) -> Result<Identity
                 .and_then(|f| f[2].parse().ok())
                 .or_else(|| wanted.parse().ok())
                 .ok_or_else(|| {
-                    Error::invalid(format!("unable to find group {wanted}: no matching entries in group file"))
+                    Error::invalid(format!(
+                        "unable to find group {wanted}: no matching entries in group file"
+                    ))
                 })?,
         ),
     };

@@ -16,7 +16,9 @@ fn logs() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("0.log");
     for (number, name) in ["0.log.20260102-030400.1", "0.log.20260102-030403.1", "0.log"].iter().enumerate() {
-        let text: String = (0..3).map(|i| line(number as u64 * 3 + i, "stdout", "F", &format!("{}", number as u64 * 3 + i))).collect();
+        let text: String = (0..3)
+            .map(|i| line(number as u64 * 3 + i, "stdout", "F", &format!("{}", number as u64 * 3 + i)))
+            .collect();
         fs::write(folder.path().join(name), text).unwrap();
     }
     (folder, path)
@@ -93,7 +95,13 @@ fn following_survives_rotation() {
     let half = line(2, "stdout", "F", "2");
     let append = |text: &str| {
         use std::io::Write;
-        fs::OpenOptions::new().append(true).create(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
     };
     append(&half[..10]);
     assert_eq!(read_all(&mut reader), "", "half a line is none");

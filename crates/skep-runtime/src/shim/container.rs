@@ -16,12 +16,14 @@ use super::{Reporter, Shim, Source};
 use crate::cgroup::DeviceRule;
 use crate::error::{AtPath, Error, ErrorKind, Result, write_atomically};
 use crate::init::{
-    self, ExecTask, InitTask, MAX_REPORT_BYTES, REPORT_ERROR, REPORT_PID, REPORT_TERMINAL, START_FAILED_CODE, Stdio,
+    self, ExecTask, InitTask, MAX_REPORT_BYTES, REPORT_ERROR, REPORT_PID, REPORT_TERMINAL, START_FAILED_CODE,
+    Stdio,
 };
 use crate::proto::{Event, Reply, WireError};
 use crate::runtime::{CONTAINERS, STATUS_FILE};
 use crate::spec::{
-    ContainerSpec, ContainerState, ContainerStatus, Devices, Exit, PidNamespace, ProcessSpec, TtySize, valid_id,
+    ContainerSpec, ContainerState, ContainerStatus, Devices, Exit, PidNamespace, ProcessSpec, TtySize,
+    valid_id,
 };
 use crate::sys::{self, Fork, now_ns};
 
@@ -140,7 +142,9 @@ impl Shim {
             ));
         }
         if spec.process.args.is_empty() {
-            return Err(Error::invalid(format!("container {id} names no program, and neither does its image")));
+            return Err(Error::invalid(format!(
+                "container {id} names no program, and neither does its image"
+            )));
         }
         init::filter_of(&spec.process)?;
         let directory = self.container_directory(&id);
@@ -246,7 +250,10 @@ impl Shim {
         // A process namespace of the container's own is made with the fork where that is possible; the pod's is entered by us for
         // the moment of the fork, since entering one only concerns children.
         let own = self.spec.pid == PidNamespace::Container && self.namespaces.user.is_none();
-        let forked = self.fork_in(self.namespaces.pid.as_ref().map(AsFd::as_fd), if own { libc::CLONE_NEWPID } else { 0 })?;
+        let forked = self.fork_in(
+            self.namespaces.pid.as_ref().map(AsFd::as_fd),
+            if own { libc::CLONE_NEWPID } else { 0 },
+        )?;
         let pid = match forked {
             Fork::Child => init::run_init(&task),
             Fork::Parent(pid) => pid,
@@ -384,7 +391,9 @@ impl Shim {
                 let error = serde_json::from_slice::<WireError>(rest)
                     .map_or_else(|_| Error::new(ErrorKind::StartFailed, "cannot start"), Error::from);
                 let starting = match reporter {
-                    Reporter::Container(name) => self.containers.get_mut(name).and_then(|c| c.starting.as_mut()),
+                    Reporter::Container(name) => {
+                        self.containers.get_mut(name).and_then(|c| c.starting.as_mut())
+                    }
                     Reporter::Exec(exec) => self.execs.get_mut(exec).and_then(|e| e.starting.as_mut()),
                 };
                 if let Some(starting) = starting {
@@ -472,7 +481,8 @@ impl Shim {
     }
 
     fn forget_old_execs(&mut self) {
-        let ended: Vec<u64> = self.execs.iter().filter(|(_, e)| e.exit.is_some()).map(|(id, _)| *id).collect();
+        let ended: Vec<u64> =
+            self.execs.iter().filter(|(_, e)| e.exit.is_some()).map(|(id, _)| *id).collect();
         for id in ended.iter().take(ended.len().saturating_sub(ENDED_EXECS_KEPT)) {
             self.execs.remove(id);
         }
@@ -534,7 +544,8 @@ impl Shim {
     }
 
     pub(super) fn wait_exec(&mut self, id: u64, caller: Caller) -> Result<Outcome> {
-        let exec = self.execs.get_mut(&id).ok_or_else(|| Error::not_found("there is no such executed process"))?;
+        let exec =
+            self.execs.get_mut(&id).ok_or_else(|| Error::not_found("there is no such executed process"))?;
         match &exec.exit {
             Some(exit) => Ok(Outcome::Now(Reply::Exit(exit.clone()), Vec::new())),
             None => {
@@ -580,7 +591,8 @@ impl Shim {
         };
         let filter = init::filter_of(&process)?;
         let raw = Pid::from_raw(pid as i32).ok_or_else(|| Error::invalid("process 0"))?;
-        let target = pidfd_open(raw, PidfdFlags::empty()).map_err(step("cannot open the container's first process"))?;
+        let target = pidfd_open(raw, PidfdFlags::empty())
+            .map_err(step("cannot open the container's first process"))?;
         let entrances = self.tree.entrances(&group);
         let (socket, report) = report_pair()?;
         let mut streams = Vec::new();
@@ -637,11 +649,13 @@ impl Shim {
 
     pub(super) fn resize(&mut self, id: &str, exec: Option<u64>, size: TtySize) -> Result<()> {
         let terminal = match exec {
-            Some(exec) => self.execs.get(&exec).filter(|e| e.container == id).and_then(|e| e.terminal.as_ref()),
+            Some(exec) => {
+                self.execs.get(&exec).filter(|e| e.container == id).and_then(|e| e.terminal.as_ref())
+            }
             None => self.container(id)?.terminal.as_ref(),
         };
-        let terminal =
-            terminal.ok_or_else(|| Error::new(ErrorKind::WrongState, "the process has no terminal, or has ended"))?;
+        let terminal = terminal
+            .ok_or_else(|| Error::new(ErrorKind::WrongState, "the process has no terminal, or has ended"))?;
         init::set_window_size(terminal, size).map_err(|e| Error::io("cannot set the size of a terminal", e))
     }
 
@@ -658,7 +672,8 @@ impl Shim {
         }
         let tty = container.spec.process.tty;
         let mut fds = Vec::new();
-        let input = if tty && container.spec.stdin { container.terminal.as_ref() } else { container.stdin.as_ref() };
+        let input =
+            if tty && container.spec.stdin { container.terminal.as_ref() } else { container.stdin.as_ref() };
         let stdin = stdin && input.is_some();
         if let (true, Some(input)) = (stdin, input) {
             fds.push(input.try_clone().map_err(|e| Error::io("cannot share a container's input", e))?);
@@ -686,15 +701,23 @@ impl Shim {
     pub(super) fn reopen_log(&mut self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         match &mut container.log {
-            Some(log) => log.reopen().map_err(|e| Error::io(format!("cannot reopen the log of container {id}"), e)),
-            None => Err(Error::new(ErrorKind::WrongState, format!("container {id} is not running, or has no log"))),
+            Some(log) => {
+                log.reopen().map_err(|e| Error::io(format!("cannot reopen the log of container {id}"), e))
+            }
+            None => Err(Error::new(
+                ErrorKind::WrongState,
+                format!("container {id} is not running, or has no log"),
+            )),
         }
     }
 
     pub(super) fn remove(&mut self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         if matches!(container.status.state, ContainerState::Running | ContainerState::Starting) {
-            return Err(Error::new(ErrorKind::WrongState, format!("container {id} is running: kill it first")));
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                format!("container {id} is running: kill it first"),
+            ));
         }
         let group = self.spec.cgroup.join(id);
         if self.tree.exists(&group) {
@@ -773,4 +796,3 @@ fn shown_groups(tree: &crate::cgroup::Tree, group: &Path) -> Vec<(String, PathBu
     }
     found.into_iter().map(|(directory, names)| (names.join(","), directory)).collect()
 }
-

@@ -147,7 +147,11 @@ impl LogWriter {
         let mut time = String::new();
         format_time(crate::sys::now_ns(), &mut time);
         // 20260102-030405.123456789: sorts by time, and is what log collectors expect of rotated CRI logs.
-        let stamp: String = time[..29].chars().filter(|c| *c != '-' && *c != ':').map(|c| if c == 'T' { '-' } else { c }).collect();
+        let stamp: String = time[..29]
+            .chars()
+            .filter(|c| *c != '-' && *c != ':')
+            .map(|c| if c == 'T' { '-' } else { c })
+            .collect();
         let old = sibling(&self.spec.path, &format!(".{stamp}"));
         if fs::rename(&self.spec.path, old).is_ok() {
             self.file = None;
@@ -208,7 +212,9 @@ mod tests {
         let t = "2026-01-02T03:04:05.123456789Z";
         assert_eq!(
             text,
-            format!("{t} stdout F one\n{t} stderr F oops\n{t} stdout F two\n{t} stdout F \n{t} stdout F end\n")
+            format!(
+                "{t} stdout F one\n{t} stderr F oops\n{t} stdout F two\n{t} stdout F \n{t} stdout F end\n"
+            )
         );
     }
 
@@ -252,6 +258,10 @@ mod tests {
         assert!(last.ends_with("line 199\n"));
         let before = fs::read_to_string(&old[1]).unwrap();
         let number = |line: &str| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap();
-        assert_eq!(number(before.lines().last().unwrap()) + 1, number(last.lines().next().unwrap()), "nothing lost");
+        assert_eq!(
+            number(before.lines().last().unwrap()) + 1,
+            number(last.lines().next().unwrap()),
+            "nothing lost"
+        );
     }
 }

@@ -196,14 +196,19 @@ fn prepare(directory: &Path, spec: SandboxSpec, tree: Tree) -> Result<Shim> {
     let _ = rustix::process::chdir("/");
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Whoever waits for the end of our output waits for the caller, not for us.
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .map_err(step("cannot open /dev/null"))?;
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(step("cannot open /dev/null"))?;
     rustix::stdio::dup2_stdin(&null).map_err(step("cannot close the input"))?;
     rustix::stdio::dup2_stdout(&null).map_err(step("cannot close the output"))?;
     rustix::stdio::dup2_stderr(&null).map_err(step("cannot close the output"))?;
     let _ = rustix::thread::set_name(c"skep-shim");
     // Processes that a container leaves behind outside its process namespace come to us to be reaped.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(step("cannot become a subreaper"))?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(step("cannot become a subreaper"))?;
     // The last to be killed when memory runs out: without it, nobody learns how containers end.
     let _ = fs::write("/proc/self/oom_score_adj", "-999");
     let pid = std::process::id();
@@ -222,9 +227,8 @@ fn prepare(directory: &Path, spec: SandboxSpec, tree: Tree) -> Result<Shim> {
     };
     let children = signal_descriptor()?;
     let (namespaces, reaper) = namespaces::make(&spec, directory, &entrances)?;
-    let own_pid_namespace = fs::File::open("/proc/self/ns/pid")
-        .at("open namespace", Path::new("/proc/self/ns/pid"))?
-        .into();
+    let own_pid_namespace =
+        fs::File::open("/proc/self/ns/pid").at("open namespace", Path::new("/proc/self/ns/pid"))?.into();
     let listener = sys::listen_in(directory, proto::SOCKET)
         .map_err(|e| Error::io(format!("cannot listen in {}", directory.display()), e))?;
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(step("cannot make an epoll"))?;

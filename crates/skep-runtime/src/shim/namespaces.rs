@@ -16,7 +16,11 @@ use crate::spec::{IdMap, Network, SandboxSpec};
 use crate::sys::{self, Fork};
 
 /// Makes all namespaces of a pod. Returns with them the process 1 of a pod that shares its processes.
-pub(super) fn make(spec: &SandboxSpec, pod: &Path, entrances: &[std::path::PathBuf]) -> Result<(PodNamespaces, Option<u32>)> {
+pub(super) fn make(
+    spec: &SandboxSpec,
+    pod: &Path,
+    entrances: &[std::path::PathBuf],
+) -> Result<(PodNamespaces, Option<u32>)> {
     check_sysctls(spec)?;
     let mut made = PodNamespaces::default();
     let mut flags = 0;
@@ -194,7 +198,8 @@ fn sysctl_file(name: &str) -> String {
 fn check_sysctls(spec: &SandboxSpec) -> Result<()> {
     for name in spec.sysctls.keys() {
         let file = sysctl_file(name);
-        let ipc = ["kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/"].iter().any(|p| file.starts_with(p));
+        let ipc =
+            ["kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/"].iter().any(|p| file.starts_with(p));
         let net = file.starts_with("net/");
         let clean = file.split('/').all(|part| !part.is_empty() && part != ".." && part != ".");
         let own = (ipc && !spec.host_ipc) || (net && spec.network != Network::Host);
@@ -237,8 +242,9 @@ fn shared_memory(spec: &SandboxSpec, pod: &Path) -> Result<()> {
     rustix::mount::fsconfig_set_string(&context, "mode", "1777").map_err(step)?;
     rustix::mount::fsconfig_set_string(&context, "size", spec.shm_size_bytes.to_string()).map_err(step)?;
     rustix::mount::fsconfig_create(&context).map_err(step)?;
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(step)?;
     rustix::mount::move_mount(&mount, "", rustix::fs::CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(step)
@@ -312,7 +318,13 @@ mod tests {
 
     #[test]
     fn only_parameters_of_the_pods_own_namespaces_are_set() {
-        for good in ["net.ipv4.ip_unprivileged_port_start", "kernel.shmmax", "kernel.msgmnb", "fs.mqueue.msg_max", "net/ipv4/conf/eth0.1/forwarding"] {
+        for good in [
+            "net.ipv4.ip_unprivileged_port_start",
+            "kernel.shmmax",
+            "kernel.msgmnb",
+            "fs.mqueue.msg_max",
+            "net/ipv4/conf/eth0.1/forwarding",
+        ] {
             assert!(check_sysctls(&spec(good)).is_ok(), "{good}");
         }
         for bad in ["kernel.panic", "vm.swappiness", "net/../kernel/panic", "net..x", "kernel.core_pattern"] {

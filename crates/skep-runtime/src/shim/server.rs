@@ -135,8 +135,7 @@ impl Shim {
     }
 
     pub(super) fn answer(&mut self, caller: Caller, result: Result<Reply>, fds: Vec<OwnedFd>) {
-        let frame =
-            Frame::Reply { id: caller.call, fds: fds.len(), result: result.map_err(WireError::from) };
+        let frame = Frame::Reply { id: caller.call, fds: fds.len(), result: result.map_err(WireError::from) };
         self.send(caller.connection, &frame, fds);
     }
 

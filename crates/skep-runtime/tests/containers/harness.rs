@@ -12,10 +12,10 @@ use skep_runtime::{Exit, Runtime, RuntimeConfig, Sandbox};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-pub struct Machine {
-    pub runtime: Runtime,
-    pub folder: tempfile::TempDir,
-    pub group: PathBuf,
+pub(crate) struct Machine {
+    pub(crate) runtime: Runtime,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) group: PathBuf,
 }
 
 fn busybox() -> Option<PathBuf> {
@@ -25,7 +25,7 @@ fn busybox() -> Option<PathBuf> {
 
 impl Machine {
     /// `None`, and a word about it, where containers cannot run.
-    pub fn new() -> Option<Machine> {
+    pub(crate) fn new() -> Option<Machine> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED: containers need root");
             return None;
@@ -39,15 +39,17 @@ impl Machine {
         fs::create_dir_all(&bin).unwrap();
         fs::copy(busybox, bin.join("busybox")).unwrap();
         for name in [
-            "sh", "echo", "cat", "sleep", "ls", "id", "mount", "hostname", "ps", "kill", "true", "false", "head",
-            "mkdir", "touch", "mknod", "dd", "readlink", "stat", "chroot", "unshare", "ip", "wc", "yes", "stty", "nsenter",
-            "pwd", "env", "ln", "grep", "tail", "od", "chmod", "umount", "seq", "df", "sysctl",
+            "sh", "echo", "cat", "sleep", "ls", "id", "mount", "hostname", "ps", "kill", "true", "false",
+            "head", "mkdir", "touch", "mknod", "dd", "readlink", "stat", "chroot", "unshare", "ip", "wc",
+            "yes", "stty", "nsenter", "pwd", "env", "ln", "grep", "tail", "od", "chmod", "umount", "seq",
+            "df", "sysctl",
         ] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
         let etc = folder.path().join("layer/etc");
         fs::create_dir_all(&etc).unwrap();
-        fs::write(etc.join("passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n").unwrap();
+        fs::write(etc.join("passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n")
+            .unwrap();
         fs::write(etc.join("group"), "root:x:0:\nwww:x:34:\nlogs:x:50:web\n").unwrap();
         fs::create_dir_all(folder.path().join("layer/tmp")).unwrap();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +63,7 @@ impl Machine {
         Some(Machine { runtime, folder, group })
     }
 
-    pub fn sandbox_spec(&self, id: &str) -> SandboxSpec {
+    pub(crate) fn sandbox_spec(&self, id: &str) -> SandboxSpec {
         SandboxSpec {
             id: id.to_owned(),
             hostname: format!("{id}-host"),
@@ -78,11 +80,11 @@ impl Machine {
         }
     }
 
-    pub async fn pod(&self, id: &str) -> Sandbox {
+    pub(crate) async fn pod(&self, id: &str) -> Sandbox {
         self.runtime.create(self.sandbox_spec(id)).await.unwrap()
     }
 
-    pub fn container(&self, id: &str, args: &[&str]) -> ContainerSpec {
+    pub(crate) fn container(&self, id: &str, args: &[&str]) -> ContainerSpec {
         ContainerSpec {
             id: id.to_owned(),
             rootfs: Rootfs { layers: vec![self.folder.path().join("layer")], upper: None },
@@ -101,16 +103,16 @@ impl Machine {
         }
     }
 
-    pub fn sh(&self, id: &str, script: &str) -> ContainerSpec {
+    pub(crate) fn sh(&self, id: &str, script: &str) -> ContainerSpec {
         self.container(id, &["sh", "-c", script])
     }
 
-    pub fn log(&self, id: &str) -> PathBuf {
+    pub(crate) fn log(&self, id: &str) -> PathBuf {
         self.folder.path().join(format!("{id}.log"))
     }
 
     /// What a container wrote, both outputs.
-    pub fn output(&self, id: &str) -> String {
+    pub(crate) fn output(&self, id: &str) -> String {
         let mut reader = skep_runtime::logs::LogReader::open(&self.log(id), Default::default()).unwrap();
         let mut out = Vec::new();
         while reader.read(&mut out).unwrap() == skep_runtime::logs::Progress::More {}
@@ -118,18 +120,24 @@ impl Machine {
     }
 
     /// Runs a container to its end.
-    pub async fn run(&self, pod: &Sandbox, spec: ContainerSpec) -> (Exit, String) {
+    pub(crate) async fn run(&self, pod: &Sandbox, spec: ContainerSpec) -> (Exit, String) {
         let id = spec.id.clone();
         pod.create(spec).await.unwrap();
         if let Err(error) = pod.start(&id).await {
             return (pod.wait(&id).await.unwrap(), error.full());
         }
-        let exit = tokio::time::timeout(Duration::from_secs(30), pod.wait(&id)).await.expect("it ends").unwrap();
+        let exit =
+            tokio::time::timeout(Duration::from_secs(30), pod.wait(&id)).await.expect("it ends").unwrap();
         (exit, self.output(&id))
     }
 
     /// Runs a script in a new pod with changes to its spec, and returns its exit code and output.
-    pub async fn script(&self, name: &str, script: &str, change: impl FnOnce(&mut ContainerSpec)) -> (i32, String) {
+    pub(crate) async fn script(
+        &self,
+        name: &str,
+        script: &str,
+        change: impl FnOnce(&mut ContainerSpec),
+    ) -> (i32, String) {
         let pod = self.pod(name).await;
         let mut spec = self.sh(name, script);
         change(&mut spec);
@@ -139,7 +147,7 @@ impl Machine {
     }
 
     /// Removes all pods and looks for what they left.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         for pod in self.runtime.pods().await.unwrap() {
             let id = match &pod {
                 skep_runtime::Found::Running(pod) => pod.id().to_owned(),
@@ -151,7 +159,7 @@ impl Machine {
         self.assert_nothing_left();
     }
 
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let folder = self.folder.path().to_str().unwrap();
         let left: Vec<&str> = mounts.lines().filter(|l| l.contains(folder)).collect();
@@ -176,7 +184,7 @@ impl Machine {
     }
 
     /// Shims and containers of this machine.
-    pub fn processes(&self) -> Vec<String> {
+    pub(crate) fn processes(&self) -> Vec<String> {
         let folder = self.folder.path().to_str().unwrap().to_owned();
         let group = self.group.to_str().unwrap().to_owned();
         fs::read_dir("/proc")
@@ -186,7 +194,8 @@ impl Machine {
             .filter_map(|e| {
                 let line = fs::read_to_string(e.path().join("cmdline")).ok()?.replace('\0', " ");
                 let groups = fs::read_to_string(e.path().join("cgroup")).ok()?;
-                let ours = (line.contains(&folder) && line.contains("--directory")) || groups.contains(&group);
+                let ours =
+                    (line.contains(&folder) && line.contains("--directory")) || groups.contains(&group);
                 ours.then(|| format!("{} {line}", e.file_name().to_str().unwrap()))
             })
             .collect()
@@ -198,7 +207,9 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let tree = self.runtime.tree();
         for line in self.processes().iter().filter(|l| l.contains("--directory")) {
-            if let Some(pid) = line.split(' ').next().and_then(|p| p.parse().ok()).and_then(rustix::process::Pid::from_raw) {
+            if let Some(pid) =
+                line.split(' ').next().and_then(|p| p.parse().ok()).and_then(rustix::process::Pid::from_raw)
+            {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
@@ -212,7 +223,7 @@ impl Drop for Machine {
     }
 }
 
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !done() {
         assert!(Instant::now() < deadline, "waited too long for {what}");
