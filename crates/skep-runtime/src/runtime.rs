@@ -2,17 +2,20 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::mount::UnmountFlags;
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cgroup::Tree;
 use crate::client::Sandbox;
 use crate::error::{AtPath, Error, ErrorKind, Result, write_atomically};
 use crate::spec::{ContainerStatus, Network, SandboxSpec, valid_id};
+use crate::sys;
 
 /// Pods' directories below the state directory.
 const PODS: &str = "pods";
@@ -127,8 +130,9 @@ impl Runtime {
             .shim
             .split_first()
             .ok_or_else(|| Error::invalid("the runtime's configuration names no program for shims"))?;
-        let mut command = tokio::process::Command::new(program);
-        command.args(arguments).arg("--directory").arg(directory);
+        let executable = read_only(Path::new(program))?;
+        let mut command = tokio::process::Command::new(format!("/proc/self/fd/{}", executable.as_raw_fd()));
+        command.arg0(program).args(arguments).arg("--directory").arg(directory);
         for group in self.config.tree.to_arguments() {
             command.arg("--cgroup").arg(group);
         }
@@ -195,6 +199,16 @@ impl Runtime {
             .await
             .map_err(|e| Error::new(ErrorKind::Failed, format!("removing pod {id} was interrupted: {e}")))?
     }
+}
+
+/// The program through a mount that nobody can write to. A container can reach the file of whatever executes in it, by
+/// `/proc/PID/exe`, and would otherwise write itself into the machine's own program.
+fn read_only(program: &Path) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, program, flags).at("open", program)?;
+    let attributes = sys::MountAttributes { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
+    sys::mount_setattr(&mount, false, &attributes).at("protect", program)?;
+    Ok(mount)
 }
 
 fn read_spec(directory: &Path) -> Option<SandboxSpec> {

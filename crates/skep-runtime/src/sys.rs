@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::net::{
@@ -189,39 +189,59 @@ pub(crate) fn now_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Makes a directory and those above it below `root`, following links as if `root` were `/`, and opens it.
+/// Makes a directory and those above it below `root`, following links as if `root` were `/`, and opens it. A link whose target is missing
+/// has the target made, inside `root` like everything.
 pub(crate) fn make_directories_in_root(root: impl AsFd, path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    make_directories(root.as_fd(), path, mode, MAX_LINKS)
+}
+
+/// As many links as the kernel follows in one path.
+const MAX_LINKS: usize = 40;
+
+fn make_directories(root: BorrowedFd<'_>, path: &Path, mode: u32, links_left: usize) -> io::Result<OwnedFd> {
     let directory = OFlags::PATH | OFlags::DIRECTORY;
-    if let Ok(found) = open_in_root(&root, path, directory, Mode::empty()) {
-        return Ok(found);
+    let open = |path: &Path| open_in_root(root, path, directory, Mode::empty());
+    match open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        result => return result,
     }
-    let mut at = open_in_root(&root, Path::new("."), directory, Mode::empty())?;
-    let mut so_far = std::path::PathBuf::new();
+    let mut so_far = PathBuf::new();
     for component in path.components() {
         let name = match component {
-            std::path::Component::Normal(name) => name,
-            std::path::Component::ParentDir => {
-                // `..` behind a link: let the kernel say where it leads.
+            Component::Normal(name) => name,
+            // Behind a link: the kernel says where it leads.
+            Component::ParentDir => {
                 so_far.push("..");
-                at = open_in_root(&root, &so_far, directory, Mode::empty())?;
                 continue;
             }
             _ => continue,
         };
+        let above = open(&so_far)?;
         so_far.push(name);
-        at = match open_in_root(&root, &so_far, directory, Mode::empty()) {
-            Ok(found) => found,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(mode)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                    Err(e) => return Err(e.into()),
-                }
-                open_in_root(&root, &so_far, directory, Mode::empty())?
+        match open(&so_far) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            result => {
+                result?;
+                continue;
             }
-            Err(e) => return Err(e),
-        };
+        }
+        match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(mode)) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) if links_left > 0 => {
+                // A link that leads to nothing yet (or somebody was faster, and it is no link).
+                if let Ok(target) = rustix::fs::readlinkat(&above, name, Vec::new()) {
+                    use std::os::unix::ffi::OsStrExt;
+                    let target = Path::new(std::ffi::OsStr::from_bytes(target.as_bytes()));
+                    let from = so_far.parent().unwrap_or(Path::new(""));
+                    let resolved = from.join(target);
+                    let relative = resolved.strip_prefix("/").unwrap_or(&resolved);
+                    make_directories(root, relative, mode, links_left - 1)?;
+                }
+            }
+            Err(e) => return Err(e.into()),
+        }
     }
-    Ok(at)
+    open(&so_far)
 }
 
 /// A descriptor of the root of this process.

@@ -188,6 +188,9 @@ fn init(task: &InitTask<'_>) -> Result<Infallible> {
     };
     mount_namespace()?;
     let overlay = rootfs::open_overlay(task, idmap)?;
+    // The mount point is reached as the working directory: root of a user namespace may not walk there.
+    let place = task.directory.join(rootfs::ROOT);
+    rustix::process::chdir(&place).map_err(failed("cannot enter the mount point of the root filesystem"))?;
 
     join(&task.namespaces.network, LinkNameSpaceType::Network, "network")?;
     join(&task.namespaces.ipc, LinkNameSpaceType::InterProcessCommunication, "IPC")?;
@@ -249,6 +252,7 @@ pub(crate) fn run_reaper(pod: &Path, keep: BorrowedFd<'_>) -> ! {
     hide();
     reset_signals();
     close_all_but(&[keep]);
+    forget_arguments();
     // Containers can see this process: it must have nothing, not even a way to the machine's files.
     let emptied = (|| -> Result<()> {
         // SAFETY: this process has one thread.
@@ -274,6 +278,22 @@ pub(crate) fn run_reaper(pod: &Path, keep: BorrowedFd<'_>) -> ! {
             while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
             libc::sigwaitinfo(&set, std::ptr::null_mut());
         }
+    }
+}
+
+/// The shim's command line tells of the machine, and would be this process's in every `ps` of the pod.
+fn forget_arguments() {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+    let Some((_, rest)) = stat.rsplit_once(')') else { return };
+    // The 48th and 49th fields of the file, of which two stand before.
+    let mut fields = rest.split_whitespace().skip(45).map(str::parse::<usize>);
+    if let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next())
+        && start != 0
+        && end > start
+    {
+        // SAFETY: the kernel says that this process's argument strings lie there; the memory is writable, this copy of it is this
+        // process's own, and nothing in it looks at its arguments any more.
+        unsafe { std::ptr::write_bytes(start as *mut u8, 0, end - start) };
     }
 }
 

@@ -22,11 +22,11 @@ use crate::sys::{
 };
 
 /// The mount point of the root, in the container's directory.
-pub(crate) const ROOT: &str = "rootfs";
+pub(super) const ROOT: &str = "rootfs";
 /// The writable layer, there or where the spec says.
-pub(crate) const UPPER: &str = "upper";
+const UPPER: &str = "upper";
 /// What the overlay needs beside it.
-pub(crate) const WORK: &str = "work";
+const WORK: &str = "work";
 
 /// The nodes that every container has.
 const USUAL_DEVICES: &[(&str, u32, u32)] =

@@ -42,7 +42,7 @@ impl Machine {
             "sh", "echo", "cat", "sleep", "ls", "id", "mount", "hostname", "ps", "kill", "true", "false",
             "head", "mkdir", "touch", "mknod", "dd", "readlink", "stat", "chroot", "unshare", "ip", "wc",
             "yes", "stty", "nsenter", "pwd", "env", "ln", "grep", "tail", "od", "chmod", "umount", "seq",
-            "df", "sysctl",
+            "df", "sysctl", "cut",
         ] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }

@@ -8,7 +8,7 @@ use crate::harness::Machine;
 async fn a_container_sees_only_itself() {
     let Some(machine) = Machine::new() else { return };
     let script = "echo pid $$; ps | wc -l; hostname; ls /; id; cat /proc/self/cgroup | head -1; \
-                  ls /sys/class/net; grep -c . /proc/self/mountinfo >/dev/null; grep /work /proc/self/mountinfo; true";
+                  ls /sys/class/net; cut -d' ' -f5 /proc/self/mountinfo | grep -vE '^/(proc|sys|dev|$)'; true";
     let (code, output) = machine.script("see", script, |_| {}).await;
     assert_eq!(code, 0, "{output}");
     let lines: Vec<&str> = output.lines().collect();
@@ -20,7 +20,7 @@ async fn a_container_sees_only_itself() {
     }
     assert!(lines.contains(&"uid=0(root) gid=0(root)"), "{output}");
     assert!(output.contains("\nlo\n") && !output.contains("eth0"), "its own network: {output}");
-    assert!(!output.contains("/work"), "no mount of the machine: {output}");
+    assert_eq!(lines.last(), Some(&"lo"), "no mount of the machine: {output}");
     machine.finish().await;
 }
 
@@ -256,7 +256,8 @@ async fn pods_share_what_they_should() {
     assert!(output.contains("sleep 1000"), "the pod's processes: {output}");
     assert!(output.contains("mark"), "the pod's memory: {output}");
     assert!(output.contains("\n80\n"), "the pod's kernel parameters: {output}");
-    assert!(!output.contains("home") && !output.contains("work"), "process 1 is no way out: {output}");
+    assert!(output.contains("/proc/1/root/: Permission denied"), "process 1 is no way out: {output}");
+    assert!(!output.contains("--directory"), "it tells nothing of the machine: {output}");
     assert_ne!(output.lines().last(), Some("1"));
     // All of a container goes when its first process goes, also without a process namespace of its own.
     let (_, _) = machine.run(&pod, machine.sh("third", "sleep 2000 & sleep 3000 & exit 0")).await;
@@ -289,5 +290,32 @@ async fn a_user_namespace_makes_root_nobody() {
     use std::os::unix::fs::MetadataExt;
     let upper = pod.writable_layer("c");
     assert_eq!(std::fs::metadata(upper.join("tmp/x")).unwrap().uid(), 1_000_000);
+    machine.finish().await;
+}
+
+/// A container whose program is the runtime itself (`/proc/self/exe`) gets hold of the file that the machine runs, and must not
+/// be able to write to it.
+#[tokio::test]
+async fn the_runtimes_own_program_cannot_be_written() {
+    let Some(machine) = Machine::new() else { return };
+    let shim = std::path::Path::new(env!("CARGO_BIN_EXE_skep-shim"));
+    let before = std::fs::read(shim).unwrap();
+    let pod = machine.pod("self").await;
+    let mut spec = machine.container("c", &["/proc/self/exe"]);
+    // Whatever it can find of the machine's programs, from a container that sees all processes.
+    spec.process.capabilities = Capability::ALL.iter().copied().collect();
+    pod.create(spec).await.unwrap();
+    let _ = pod.start("c").await;
+    let mut host = machine.sandbox_spec("all");
+    host.pid = PidNamespace::Host;
+    let all = machine.runtime.create(host).await.unwrap();
+    let script = format!("echo evil > /proc/{}/exe && echo written; true", pod.shim_pid());
+    let mut spec = machine.sh("w", &script);
+    spec.process.capabilities = Capability::ALL.iter().copied().collect();
+    spec.process.seccomp = Seccomp::Unconfined;
+    let (_, output) = machine.run(&all, spec).await;
+    assert!(output.contains("Read-only file system") || output.contains("busy"), "{output}");
+    assert!(!output.contains("written"), "{output}");
+    assert_eq!(std::fs::read(shim).unwrap(), before);
     machine.finish().await;
 }

@@ -34,9 +34,9 @@ async fn processes_are_executed_in_containers() {
             ProcessSpec { env: vec![("A".into(), "b c".into())], ..ProcessSpec::new(["sh", "-c", script]) };
         pod.exec_collect("c", process, 1 << 16, Duration::from_secs(10))
     };
-    let output = run("echo $A; echo err >&2; hostname; ps | grep -c sleep; exit 3").await.unwrap();
+    let output = run("echo $A; echo err >&2; hostname; ps | grep -c '[s]leep 1000'; exit 3").await.unwrap();
     assert_eq!(output.exit.code, 3);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "b c\nexec-host\n2\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "b c\nexec-host\n1\n");
     assert_eq!(output.stderr, b"err\n");
     let output = run("kill -9 $$").await.unwrap();
     assert_eq!((output.exit.code, output.exit.signal), (137, Some(9)));
