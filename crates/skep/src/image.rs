@@ -11,7 +11,7 @@ const STORE: &str = "images";
 
 /// Options of `skep image`.
 #[derive(Debug, Args)]
-pub struct Options {
+pub(crate) struct Options {
     #[command(subcommand)]
     command: Command,
 }
@@ -73,7 +73,7 @@ impl Place {
 }
 
 /// Runs `skep image`.
-pub fn run(options: Options) -> anyhow::Result<()> {
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     match options.command {
         Command::Load { files, name, place } => {
             let store = place.store()?;
