@@ -347,7 +347,15 @@ impl Client {
     /// # Errors
     /// As for [`Client::request`].
     pub async fn read_metadata<T: DeserializeOwned>(&self, at: &ObjectPath) -> Result<T, Error> {
-        parse(&self.exchange(Method::GET, at.to_string(), JSON, METADATA, Bytes::new()).await?)
+        parse(&self.read_metadata_bytes(at).await?)
+    }
+
+    /// As [`Client::read_metadata`], as it was sent.
+    ///
+    /// # Errors
+    /// As for [`Client::request`].
+    pub async fn read_metadata_bytes(&self, at: &ObjectPath) -> Result<Bytes, Error> {
+        self.exchange(Method::GET, at.to_string(), JSON, METADATA, Bytes::new()).await
     }
 
     /// Reads one page of a collection.

@@ -71,6 +71,13 @@ struct Item {
     metadata: Meta,
 }
 
+/// An object as it is now, read for certainty.
+struct Live {
+    uid: String,
+    resource_version: String,
+    meta: Meta,
+}
+
 struct Monitor {
     served: Served,
     informer: Informer<Item>,
@@ -176,6 +183,30 @@ impl GarbageCollector {
         running.spawn(async move { informer.run().await });
     }
 
+    /// Reads an object's metadata; `None` when it is not there.
+    async fn live(&self, at: &ObjectPath) -> Result<Option<Live>, Error> {
+        #[derive(Deserialize)]
+        struct Identified {
+            metadata: Identity,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Identity {
+            uid: String,
+            resource_version: String,
+        }
+        let bytes = match self.client.read_metadata_bytes(at).await {
+            Ok(bytes) => bytes,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let bad = |e: serde_json::Error| Error::Answer(format!("the metadata of {at}: {e}"));
+        // Twice: what is held of every object should not grow by what only this needs.
+        let identity = serde_json::from_slice::<Identified>(&bytes).map_err(bad)?.metadata;
+        let meta = serde_json::from_slice::<Item>(&bytes).map_err(bad)?.metadata;
+        Ok(Some(Live { uid: identity.uid, resource_version: identity.resource_version, meta }))
+    }
+
     fn add(&self, resource: &Resource, key: &ObjectKey, level: Level) {
         self.enqueue.add(&work_key(resource, key), level);
     }
@@ -274,35 +305,27 @@ impl GarbageCollector {
         let at = resource.at(&key.tenant).namespace(&key.namespace).name(&key.name);
         let dependents = self.dependents(&key, &object.uid);
         if let Some(plan) = plan::leaving(&object.metadata, &as_seen(&object.uid, &dependents)) {
-            return self.apply(&monitor, &object, &at, &dependents, plan).await;
+            self.let_leave(&object, &at, &dependents, plan).await?;
+            return Ok(Next::Wait);
         }
         if object.metadata.owner_references.is_empty() || self.owners_are_known(&object) {
             return Ok(Next::Wait);
         }
         // The copies say that an owner is missing: now it must be known for certain.
-        let latest: Item = match self.client.read_metadata(&at).await {
-            Ok(latest) => latest,
-            Err(e) if e.is_not_found() => return Ok(Next::Wait),
-            Err(e) => return Err(e.into()),
-        };
-        let meta = latest.metadata;
-        if *meta.uid != *object.uid || meta.is_deleting() {
+        let Some(live) = self.live(&at).await? else { return Ok(Next::Wait) };
+        if *live.uid != *object.uid || live.meta.is_deleting() {
             // News of it are on their way.
             return Ok(Next::Wait);
         }
+        let meta = &live.meta;
         let mut owners = Vec::with_capacity(meta.owner_references.len());
         for reference in &meta.owner_references {
             let Some(owner) = self.owner(&key, reference).await? else { return Ok(Next::Wait) };
             owners.push(owner);
         }
-        let plan = plan::staying(&meta, &owners, &as_seen(&object.uid, &dependents));
-        let latest = Object {
-            key: key.clone(),
-            uid: object.uid.clone(),
-            revision: object.revision,
-            view: Item { metadata: meta },
-        };
-        self.apply(&monitor, &latest, &at, &dependents, plan).await
+        let plan = plan::staying(meta, &owners, &as_seen(&object.uid, &dependents));
+        self.act(&at, &live, plan).await?;
+        Ok(Next::Wait)
     }
 
     /// What an owner's state is now; `None` for a reference that can never be right: from a cluster-scoped object to one in a
@@ -320,44 +343,46 @@ impl GarbageCollector {
         }
         let namespace = if monitor.served.namespaced { &*of.namespace } else { "" };
         let at = monitor.served.resource.at(&of.tenant).namespace(namespace).name(&reference.name);
-        Ok(Some(match self.client.read_metadata::<Item>(&at).await {
-            Ok(owner) if owner.metadata.uid != reference.uid => Owner::Absent,
-            Ok(owner) if owner.metadata.waits_for_dependents() => Owner::Waiting,
-            Ok(_) => Owner::Solid,
-            Err(e) if e.is_not_found() => Owner::Absent,
-            Err(e) => return Err(e.into()),
+        Ok(Some(match self.live(&at).await? {
+            Some(owner) if *owner.uid != *reference.uid => Owner::Absent,
+            Some(owner) if owner.meta.waits_for_dependents() => Owner::Waiting,
+            Some(_) => Owner::Solid,
+            None => Owner::Absent,
         }))
     }
 
-    async fn apply(
-        &self,
-        monitor: &Monitor,
-        object: &Object<Item>,
-        at: &ObjectPath,
-        dependents: &[(Resource, Arc<Object<Item>>)],
-        plan: Plan,
-    ) -> Result<Next, SyncError> {
-        let meta = &object.metadata;
+    /// Does what is to be done about an object that is not on its way out.
+    async fn act(&self, at: &ObjectPath, live: &Live, plan: Plan) -> Result<(), SyncError> {
         match plan {
-            Plan::Keep => {}
             Plan::Refer(references) => {
-                self.refer(at, meta, &references).await?;
+                self.refer(at, live, &references).await?;
             }
             Plan::Delete(propagation, unblocked) => {
-                let mut version = meta.resource_version.clone();
+                let mut version = live.resource_version.clone();
                 if let Some(references) = unblocked {
-                    version = self.refer(at, meta, &references).await?;
+                    version = self.refer(at, live, &references).await?;
                 }
-                let params =
-                    DeleteParams::uid(&object.uid).resource_version(&version).propagation(propagation);
+                let params = DeleteParams::uid(&live.uid).resource_version(&version).propagation(propagation);
                 match self.client.remove(at, &params).await {
-                    Ok(_) => {
-                        tracing::debug!(object = %object.key, resource = %monitor.served.resource, ?propagation, "collected")
-                    }
+                    Ok(_) => tracing::debug!(object = %at, ?propagation, "collected"),
                     Err(e) if e.is_not_found() => {}
                     Err(e) => return Err(e.into()),
                 }
             }
+            Plan::Keep | Plan::Wait | Plan::Release(_) | Plan::Orphan => {}
+        }
+        Ok(())
+    }
+
+    /// Does what is to be done about an object that is on its way out.
+    async fn let_leave(
+        &self,
+        object: &Object<Item>,
+        at: &ObjectPath,
+        dependents: &[(Resource, Arc<Object<Item>>)],
+        plan: Plan,
+    ) -> Result<(), SyncError> {
+        match plan {
             Plan::Wait => {
                 for (resource, dependent) in dependents {
                     if !dependent.metadata.is_deleting() {
@@ -365,41 +390,44 @@ impl GarbageCollector {
                     }
                 }
             }
-            Plan::Release(finalizer) => {
-                // Those that do not block go too, in the background: the event of the owner's end has them looked at.
-                self.release(at, &object.uid, finalizer).await?;
-            }
+            // Those that do not block go too, in the background: the event of the owner's end has them looked at.
+            Plan::Release(finalizer) => self.release(at, &object.uid, finalizer).await?,
             Plan::Orphan => {
                 self.orphan(&object.uid, dependents).await?;
                 self.release(at, &object.uid, ORPHAN).await?;
             }
+            Plan::Keep | Plan::Refer(_) | Plan::Delete(..) => {}
         }
-        Ok(Next::Wait)
+        Ok(())
     }
 
     /// Writes an object's owner references, at the version that was read; returns the new version.
-    async fn refer(&self, at: &ObjectPath, meta: &Meta, references: &[OwnerRef]) -> Result<String, Error> {
+    async fn refer(&self, at: &ObjectPath, live: &Live, references: &[OwnerRef]) -> Result<String, Error> {
+        #[derive(Deserialize)]
+        struct Written {
+            metadata: WrittenMeta,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct WrittenMeta {
+            resource_version: String,
+        }
         let patch = json!({"metadata": {
-            "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": references,
+            "uid": live.uid, "resourceVersion": live.resource_version, "ownerReferences": references,
         }});
-        let written: Item = self.client.patch(at, &Patch::Merge(patch)).await?;
+        let written: Written = self.client.patch(at, &Patch::Merge(patch)).await?;
         Ok(written.metadata.resource_version)
     }
 
     /// Takes a finalizer off an object.
     async fn release(&self, at: &ObjectPath, uid: &str, finalizer: &str) -> Result<(), SyncError> {
-        let latest: Item = match self.client.read_metadata(at).await {
-            Ok(latest) => latest,
-            Err(e) if e.is_not_found() => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
-        let meta = latest.metadata;
-        if *meta.uid != *uid || !meta.has_finalizer(finalizer) {
+        let Some(live) = self.live(at).await? else { return Ok(()) };
+        if *live.uid != *uid || !live.meta.has_finalizer(finalizer) {
             return Ok(());
         }
-        let left: Vec<_> = meta.finalizers.iter().filter(|f| ***f != *finalizer).collect();
+        let left: Vec<_> = live.meta.finalizers.iter().filter(|f| ***f != *finalizer).collect();
         let patch = json!({"metadata": {
-            "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": left,
+            "uid": live.uid, "resourceVersion": live.resource_version, "finalizers": left,
         }});
         match self.client.patch_bytes(at, &Patch::Merge(patch)).await {
             Ok(_) => Ok(()),
@@ -412,21 +440,16 @@ impl GarbageCollector {
     async fn let_go(&self, owner: &str, resource: &Resource, dependent: &Object<Item>) -> Result<(), Error> {
         let key = &dependent.key;
         let at = resource.at(&key.tenant).namespace(&key.namespace).name(&key.name);
-        let latest: Item = match self.client.read_metadata(&at).await {
-            Ok(latest) => latest,
-            Err(e) if e.is_not_found() => return Ok(()),
-            Err(e) => return Err(e),
-        };
-        let meta = latest.metadata;
-        if *meta.uid != *dependent.uid {
+        let Some(live) = self.live(&at).await? else { return Ok(()) };
+        if *live.uid != *dependent.uid {
             return Ok(());
         }
-        let left: Vec<OwnerRef> =
-            meta.owner_references.iter().filter(|r| *r.uid != *owner).cloned().collect();
-        if left.len() == meta.owner_references.len() {
+        let all = &live.meta.owner_references;
+        let left: Vec<OwnerRef> = all.iter().filter(|r| *r.uid != *owner).cloned().collect();
+        if left.len() == all.len() {
             return Ok(());
         }
-        match self.refer(&at, &meta, &left).await {
+        match self.refer(&at, &live, &left).await {
             Ok(_) => Ok(()),
             Err(e) if e.is_not_found() => Ok(()),
             Err(e) => Err(e),

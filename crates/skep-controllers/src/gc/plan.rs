@@ -23,15 +23,13 @@ pub(super) struct OwnerRef {
     pub(super) block_owner_deletion: Option<bool>,
 }
 
-/// What garbage collection reads of every object.
+/// What garbage collection holds of every object, besides its address, uid and revision.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Meta {
     pub(super) owner_references: Vec<OwnerRef>,
     pub(super) finalizers: Vec<SharedStr>,
     deletion_timestamp: Option<serde::de::IgnoredAny>,
-    pub(super) uid: SharedStr,
-    pub(super) resource_version: String,
 }
 
 impl Meta {
