@@ -4,11 +4,15 @@ DATA  ?= $(HOME)/.local/share/skep
 LISTEN ?= 127.0.0.1:6443
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: up build test bench check fmt tools
+.PHONY: up down build test bench check fmt tools
 
-# Builds everything and runs the control plane in the foreground, with its data in $(DATA).
+# Builds everything and starts it on this computer, with its data in $(DATA).
 up: build
-	./target/release/skep apiserver --data $(DATA) --listen $(LISTEN)
+	./target/release/skep up --data $(DATA) --listen $(LISTEN)
+
+# Stops it. Nothing is lost.
+down:
+	./target/release/skep down --data $(DATA)
 
 build:
 	$(CARGO) build --release --package skep

@@ -31,6 +31,7 @@ mod disruption;
 mod endpoints;
 mod frame;
 mod gc;
+mod machines;
 mod nodes;
 mod ttl;
 mod views;
@@ -56,5 +57,6 @@ pub fn all(setup: &mut Setup) -> Vec<Arc<dyn Controller>> {
         aggregation::new(setup),
     ];
     all.extend(volumes::new(setup));
+    all.extend(machines::new(setup));
     all
 }

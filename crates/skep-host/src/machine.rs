@@ -89,7 +89,7 @@ struct Worker {
     prepared: Option<MachineSpec>,
     stale: bool,
     restarts: i32,
-    /// Whether this daemon has seen it run.
+    /// Whether it ran when it was last looked at.
     ran: bool,
     /// What was told last: the copy of the object may lag behind it.
     told: Option<MachineStatus>,
@@ -97,10 +97,20 @@ struct Worker {
 
 /// Runs until nothing of the machine is left and nobody wants it, or until nobody says any more what is wanted.
 pub(crate) async fn run(shared: Arc<Shared>, mut wanted: watch::Receiver<Desired>) {
-    let uid = wanted.borrow().uid.clone();
-    let Ok(id) = MachineId::new(uid) else { return };
-    let mut worker =
-        Worker { shared, id, proxy: None, prepared: None, stale: false, restarts: 0, ran: false, told: None };
+    let first = wanted.borrow().clone();
+    let Ok(id) = MachineId::new(first.uid) else { return };
+    let before = first.machine.status.as_ref();
+    let mut worker = Worker {
+        shared,
+        id,
+        proxy: None,
+        prepared: None,
+        stale: false,
+        restarts: before.and_then(|s| s.restarts).unwrap_or(0),
+        // As the daemon before this one left it.
+        ran: first.machine.phase() == MachinePhase::Running,
+        told: None,
+    };
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         let desired = wanted.borrow_and_update().clone();
@@ -293,7 +303,9 @@ fn status(
     };
     let runs = if running { ("True", "AgentStarted", "") } else { ("False", created.1, "") };
     let mut conditions = old.conditions.clone().unwrap_or_default();
-    for (type_, (status, reason, message)) in [("Created", created), ("Running", runs)] {
+    let placed = ("True", "Placed", "");
+    for (type_, (status, reason, message)) in [("Scheduled", placed), ("Created", created), ("Running", runs)]
+    {
         set_condition(&mut conditions, type_, status, reason, message, now);
     }
     MachineStatus {

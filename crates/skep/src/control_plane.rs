@@ -60,7 +60,10 @@ fn controllers(app: &Arc<App>, shutdown: Shutdown) -> Running {
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(crate::apiserver::serve(options, |app, shutdown| {
-        ROLES.iter().map(|start| start(app, shutdown.clone())).collect()
-    }))
+    runtime.block_on(crate::apiserver::serve(options, roles))
+}
+
+/// Starts all roles of a control plane beside an API server.
+pub(crate) fn roles(app: &Arc<App>, shutdown: &Shutdown) -> Vec<Running> {
+    ROLES.iter().map(|start| start(app, shutdown.clone())).collect()
 }

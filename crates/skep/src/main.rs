@@ -7,10 +7,12 @@ mod apiserver;
 mod control_plane;
 mod controllers;
 mod health;
+mod host;
 mod image;
 mod shim;
 mod signals;
 mod tenant;
+mod up;
 
 use clap::{Parser, Subcommand};
 
@@ -38,6 +40,14 @@ enum Command {
     ControlPlane(apiserver::Options),
     /// Runs the controllers of a cluster whose API server is elsewhere; of several such processes one works.
     Controllers(controllers::Options),
+    /// Looks whether this computer can run everything, and says how to mend what is missing.
+    Doctor(up::DoctorOptions),
+    /// Stops everything that `skep up` started.
+    Down(up::DownOptions),
+    /// Runs the host daemon: makes machines of tenants on this computer.
+    Host(host::Options),
+    /// Shows what runs.
+    Status(up::StatusOptions),
     /// Makes, lists and deletes tenants.
     Tenant(tenant::Options),
     /// Loads and lists the images of this machine.
@@ -45,10 +55,12 @@ enum Command {
     /// Holds one pod; the node agent starts it.
     #[command(hide = true)]
     Shim(shim::Options),
+    /// Starts the whole cloud on this computer.
+    Up(up::Options),
 }
 
 fn main() -> std::process::ExitCode {
-    if let Some(code) = shim::if_asked() {
+    if let Some(code) = shim::if_asked().or_else(host::if_asked) {
         return code;
     }
     let cli = Cli::parse();
@@ -59,14 +71,20 @@ fn main() -> std::process::ExitCode {
             return std::process::ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Apiserver(options) => apiserver::run(options),
         Command::ControlPlane(options) => control_plane::run(options),
         Command::Controllers(options) => controllers::run(options),
+        Command::Doctor(options) => up::doctor(options),
+        Command::Down(options) => up::down(options),
+        Command::Host(options) => host::run(options),
+        Command::Status(options) => up::status(options),
         Command::Tenant(options) => tenant::run(options),
         Command::Image(options) => image::run(options),
         Command::Shim(options) => return shim::run(options),
+        Command::Up(options) => up::run(options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -215,12 +215,15 @@ impl Kind for Machine {
         use meta::validate_immutable_field as immutable;
         self.validate(cx, errors);
         let path = Path::root("spec");
+        // A machine whose name was generated has none here at first: that means the same.
+        if self.node_name() != old.node_name() {
+            errors.invalid(&path.child("nodeName"), self.node_name(), "field is immutable");
+        }
         let (new, old) = (&self.spec, &old.spec);
         immutable(&new.flavor_name, &old.flavor_name, &path.child("flavorName"), errors);
         immutable(&new.node_pool_name, &old.node_pool_name, &path.child("nodePoolName"), errors);
         immutable(&new.isolation, &old.isolation, &path.child("isolation"), errors);
         immutable(&new.resources, &old.resources, &path.child("resources"), errors);
-        immutable(&new.node_name, &old.node_name, &path.child("nodeName"), errors);
         if old.host_name.as_deref().is_some_and(|h| !h.is_empty()) {
             immutable(&new.host_name, &old.host_name, &path.child("hostName"), errors);
         }

@@ -44,6 +44,10 @@ fn machines_are_checked() {
 fn a_machine_gets_a_host_once_and_stays_as_it_is() {
     let unplaced = machine();
     assert_eq!(defaulted::<Machine>(&unplaced)["spec"]["nodeName"], "m1");
+    // One that got its name from the server was stored without a node's.
+    let mut named = machine();
+    named["spec"]["nodeName"] = "m1".into();
+    assert_eq!(update_errors::<Machine>(&named, &unplaced, ""), "");
     let mut placed = machine();
     placed["spec"]["hostName"] = "h1".into();
     assert_eq!(update_errors::<Machine>(&placed, &unplaced, ""), "");
@@ -56,6 +60,10 @@ fn a_machine_gets_a_host_once_and_stays_as_it_is() {
                 r#"spec.hostName: Invalid value: "h2": field is immutable"#,
             ),
             (json!({"spec": {"hostName": null}}), "spec.hostName: Invalid value: null: field is immutable"),
+            (
+                json!({"spec": {"nodeName": "n2"}}),
+                r#"spec.nodeName: Invalid value: "n2": field is immutable"#,
+            ),
             (json!({"spec": {"isolation": "vm"}}), r#"spec.isolation: Invalid value: "vm": field is imm"#),
             (json!({"spec": {"resources": {"cpu": "2"}}}), "spec.resources: Invalid value"),
             (json!({"spec": {"nodeLabels": {"a": "b"}}}), ""),

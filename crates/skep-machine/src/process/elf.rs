@@ -1,6 +1,7 @@
 //! Which interpreter a program names: without it, a dynamically linked program does not start.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -8,12 +9,17 @@ use crate::error::Error;
 const MAGIC: &[u8] = b"\x7fELF";
 const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
+/// Linkers put the headers and the interpreter's name first. A whole program would count as the machine's memory, and
+/// might be more than it has.
+const HEAD_BYTES: u64 = 64 * 1024;
 /// The type of the program header that names the interpreter.
 const PT_INTERP: u32 = 3;
 
 /// The interpreter of a program; `None` for one that is linked statically.
 pub(crate) fn interpreter(program: &Path) -> Result<Option<PathBuf>, Error> {
-    let bytes = fs::read(program).map_err(Error::io("read", program))?;
+    let mut bytes = Vec::new();
+    let file = File::open(program).map_err(Error::io("open", program))?;
+    file.take(HEAD_BYTES).read_to_end(&mut bytes).map_err(Error::io("read", program))?;
     Ok(parse(&bytes))
 }
 
@@ -49,7 +55,7 @@ mod tests {
         if let Some(interpreter) = interpreter(&own).unwrap() {
             assert!(interpreter.is_absolute() && interpreter.exists(), "{interpreter:?}");
         }
-        let whole = fs::read(&own).unwrap();
+        let whole = std::fs::read(&own).unwrap();
         for length in (0..4096).step_by(7) {
             // A program that is cut off anywhere has no interpreter, or the right one; it never breaks anything.
             let _ = parse(&whole[..length]);

@@ -368,8 +368,18 @@ fn shrink(tenant: &Tenant, now: Timestamp, plan: &mut Plan) {
         alive.sort_by_key(|m| (m.empty_since.unwrap_or(Timestamp::MAX), &m.name));
         let mut spare = alive.len().saturating_sub(pool.min);
         for machine in alive {
-            let Some(node) = &machine.node else { continue };
-            if node.pods > 0 {
+            let (pods, closed) = match &machine.node {
+                Some(node) => (node.pods, node.closed),
+                // Its node may be just about to come, for pods that wait; if none do, nobody needs it any more.
+                None if tenant.waiting.is_empty() => (0, true),
+                None => {
+                    if machine.empty_since.is_some() {
+                        plan.actions.push(Action::MarkUsed(machine.name.clone()));
+                    }
+                    continue;
+                }
+            };
+            if pods > 0 {
                 if machine.empty_since.is_some() {
                     plan.actions.push(Action::MarkUsed(machine.name.clone()));
                 }
@@ -382,7 +392,7 @@ fn shrink(tenant: &Tenant, now: Timestamp, plan: &mut Plan) {
                 continue;
             };
             if spare == 0 {
-                if node.closed {
+                if closed && machine.node.is_some() {
                     plan.actions.push(Action::MarkUsed(machine.name.clone()));
                 }
                 continue;
@@ -390,7 +400,7 @@ fn shrink(tenant: &Tenant, now: Timestamp, plan: &mut Plan) {
             let due = since + pool.empty_delay;
             if due > now {
                 look_at(plan, due);
-            } else if node.closed {
+            } else if closed {
                 spare -= 1;
                 plan.actions.push(Action::Delete(machine.name.clone()));
             } else {

@@ -196,10 +196,13 @@ fn an_empty_machine_is_marked_closed_and_returned() {
     empty.pools[0].min = 1;
     empty.machines[0].node = Some(ready);
     assert_eq!(plan(&empty, at(1000)).actions, []);
-    // A machine that is still being made is not empty.
+    // One whose node never came goes too, unless pods wait for it: then its time begins anew.
     empty.pools[0].min = 0;
     empty.machines[0].node = None;
-    assert_eq!(plan(&empty, at(1000)).actions, []);
+    assert_eq!(plan(&empty, at(159)).actions, []);
+    assert_eq!(plan(&empty, at(160)).actions, [Action::Delete("m".into())]);
+    empty.waiting = vec![pod("a", 100, 0)];
+    assert_eq!(plan(&empty, at(160)).actions, [Action::MarkUsed("m".into())]);
 }
 
 proptest! {

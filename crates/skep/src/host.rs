@@ -1,0 +1,130 @@
+//! `skep host`, and what it starts machines with.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use skep_host::{Config, Reserve};
+
+/// Runs the host daemon: makes machines of tenants on this computer.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Whom to reach, as user `system:host:NAME` of group `system:hosts`.
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// Where machines and images lie; made if needed.
+    #[arg(long, env = "SKEP_DATA", default_value = "/var/lib/skep")]
+    data: PathBuf,
+    /// The host's name; the computer's own if it is not given.
+    #[arg(long)]
+    name: Option<String>,
+    /// Thousandths of a CPU that are kept from machines.
+    #[arg(long, default_value_t = Reserve::default().cpu_millis)]
+    reserve_cpu_millis: u64,
+    /// MiB of memory that are kept from machines.
+    #[arg(long, default_value_t = Reserve::default().memory_bytes >> 20)]
+    reserve_memory_mib: u64,
+    /// How much CPU machines may have together, in percent of what there is.
+    #[arg(long, default_value_t = Reserve::default().cpu_percent)]
+    cpu_percent: u64,
+    /// A label of the host, NAME=VALUE; may be repeated.
+    #[arg(long = "label", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// What agents log.
+    #[arg(long, default_value = "info")]
+    agent_log: String,
+    /// End when the process that started this one does.
+    #[arg(long, hide = true)]
+    with_parent: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// The word after which this program is a machine's first process, or what starts that.
+const MACHINE: &str = "machine";
+
+/// How machines are started: with this very program, wherever it lies by then.
+fn launcher() -> anyhow::Result<Vec<OsString>> {
+    let own = std::env::current_exe().context("finding this program")?;
+    Ok(vec![own.into_os_string(), MACHINE.into()])
+}
+
+/// When this is `skep machine boot` or `skep machine init`, does it and returns. Called before anything else: both must
+/// have one thread and stay small.
+pub(crate) fn if_asked() -> Option<ExitCode> {
+    let args: Vec<OsString> = std::env::args_os().skip(1).take(2).collect();
+    if args.first()? != MACHINE {
+        return None;
+    }
+    let rest: Vec<OsString> = std::env::args_os().skip(3).collect();
+    let done = match args.get(1).and_then(|a| a.to_str()) {
+        Some("boot") => skep_machine::process::boot::main(&rest),
+        Some("init") => skep_machine::process::init::main(&rest),
+        _ => {
+            eprintln!("skep: `machine` is for the host daemon's own use");
+            return Some(ExitCode::from(2));
+        }
+    };
+    Some(match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skep: {}", error.story());
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Runs until SIGTERM or SIGINT. Machines go on without it.
+///
+/// # Errors
+/// What keeps the daemon from starting.
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    if options.with_parent {
+        end_with_parent()?;
+    }
+    let config = Config {
+        kubeconfig: options.kubeconfig,
+        data: std::path::absolute(&options.data).context("reading the working directory")?,
+        name: options.name,
+        reserve: Reserve {
+            cpu_millis: options.reserve_cpu_millis,
+            memory_bytes: options.reserve_memory_mib << 20,
+            cpu_percent: options.cpu_percent,
+        },
+        launcher: launcher()?,
+        agent_log: options.agent_log,
+        labels: options.labels.into_iter().collect::<BTreeMap<_, _>>(),
+    };
+    // One thread: a daemon mostly waits, and what blocks has threads of its own, which end when they are idle.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(IDLE_THREAD)
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async move {
+        let ended = crate::signals::ended(crate::signals::shutdown());
+        skep_host::run(config, ended).await.context("running the host daemon")
+    })
+}
+
+/// Machines that are made or removed at the same time. More would only wait for the same disk.
+const BLOCKING_THREADS: usize = 16;
+const IDLE_THREAD: std::time::Duration = std::time::Duration::from_secs(2);
+
+fn end_with_parent() -> anyhow::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)
+        .context("asking for a signal at the parent's end")?;
+    // It may have ended before that.
+    if nix::unistd::getppid().as_raw() == 1 {
+        bail!("the process that started this one is gone");
+    }
+    Ok(())
+}

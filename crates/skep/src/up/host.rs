@@ -1,0 +1,113 @@
+//! The host daemon as a child of `skep up`: started again when it ends, stopped with it. Machines need neither.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use jiff::{SignedDuration, Timestamp};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use skep_apiserver::app::App;
+use skep_base::TenantName;
+use skep_client::Backoff;
+use tokio::process::{Child, Command};
+
+use crate::apiserver::Running;
+use crate::signals::{Shutdown, ended};
+
+/// The host's credential is made anew at each start of `skep up`; it must outlast a long run of it.
+const CREDENTIAL: SignedDuration = SignedDuration::from_hours(365 * 24);
+/// Waits before the daemon is started again.
+const RESTART_FIRST: Duration = Duration::from_millis(200);
+const RESTART_LONGEST: Duration = Duration::from_secs(10);
+/// A daemon that lived this long has worked.
+const WORKED_AFTER: Duration = Duration::from_secs(30);
+/// How long it may take to end. It has nothing to finish: machines go on.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The name of the host that `skep up` runs on: the same at each start, whatever the computer is called by then.
+fn name(data: &Path) -> std::io::Result<String> {
+    let path = data.join("host-name");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && !text.trim().is_empty()
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().to_ascii_lowercase();
+    let own: String =
+        own.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    let own = own.trim_matches('-');
+    let name = if own.is_empty() { "host" } else { own };
+    std::fs::write(&path, name)?;
+    Ok(name.to_owned())
+}
+
+/// Keeps the host daemon running until the end is announced.
+pub(super) fn supervise(app: &Arc<App>, down: &Shutdown, data: &Path, cpu_percent: u64) -> Running {
+    let (app, down, data) = (app.clone(), down.clone(), data.to_owned());
+    Box::pin(async move {
+        let mut backoff = Backoff::new(RESTART_FIRST, RESTART_LONGEST);
+        loop {
+            let begun = Instant::now();
+            match start(&app, &data, cpu_percent) {
+                Ok(mut child) => {
+                    tokio::select! {
+                        status = child.wait() => match status {
+                            Ok(status) => tracing::error!(%status, "the host daemon ended; it is started again"),
+                            Err(error) => tracing::error!(%error, "the host daemon is lost"),
+                        },
+                        () = ended(down.clone()) => return stop(&mut child).await,
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "the host daemon cannot be started")
+                }
+            }
+            if begun.elapsed() > WORKED_AFTER {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+                () = ended(down.clone()) => return,
+            }
+        }
+    })
+}
+
+fn start(app: &App, data: &Path, cpu_percent: u64) -> anyhow::Result<Child> {
+    let name = name(data).context("naming the host")?;
+    let path = data.join("host.kubeconfig");
+    let system = TenantName::system();
+    let kubeconfig = app
+        .pki
+        .tenant_kubeconfig(
+            &app.config.base_url,
+            (&system, ""),
+            &format!("system:host:{name}"),
+            &["system:hosts".to_owned()],
+            CREDENTIAL,
+            Timestamp::now(),
+        )
+        .context("making the host's credential")?;
+    skep_auth::pki::write_private(&path, &kubeconfig.to_yaml().context("writing the host's kubeconfig")?)
+        .context("writing the host's kubeconfig")?;
+    let own = std::env::current_exe().context("finding this program")?;
+    let mut command = Command::new(own);
+    command.arg("host").arg("--with-parent").arg("--kubeconfig").arg(&path).arg("--data").arg(data);
+    command.arg("--name").arg(&name).arg("--cpu-percent").arg(cpu_percent.to_string());
+    command.stdin(Stdio::null()).kill_on_drop(true).spawn().context("starting it")
+}
+
+async fn stop(child: &mut Child) {
+    if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()) {
+        // Gone meanwhile is as good.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        tracing::warn!("the host daemon does not end by itself, and is killed");
+        // It is waited for when it is dropped.
+        let _ = child.kill().await;
+    }
+}

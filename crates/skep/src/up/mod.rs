@@ -1,0 +1,214 @@
+//! `skep up`, `skep down`, `skep status`: the whole cloud on this computer.
+
+mod checks;
+mod host;
+mod run_file;
+mod stop;
+mod watch;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::apiserver;
+use checks::{Check, Level};
+use run_file::RunFile;
+
+pub(crate) use checks::Options as DoctorOptions;
+pub(crate) use checks::run as doctor;
+pub(crate) use stop::{DownOptions, StatusOptions, down, status};
+
+/// Starts the whole cloud on this computer: control plane, host daemon, everything.
+///
+/// Example: skep up && skep tenant create shop
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Everything that it keeps: objects, keys, machines, images, logs. Survives restarts and upgrades.
+    #[arg(long, env = "SKEP_DATA", default_value_os_t = default_data())]
+    data: PathBuf,
+    /// The address to listen on.
+    #[arg(long, env = "SKEP_LISTEN", default_value = "127.0.0.1:6443")]
+    listen: SocketAddr,
+    /// Other names and addresses by which clients reach the server; they go into its certificate.
+    #[arg(long = "name")]
+    names: Vec<String>,
+    /// Stay attached, and end with Ctrl-C.
+    #[arg(long)]
+    foreground: bool,
+    /// How much CPU machines may have together, in percent of what there is. On a computer of one's own, machines
+    /// are seldom all busy.
+    #[arg(long, default_value_t = 400)]
+    cpu_percent: u64,
+    /// Run no machines here: the control plane only.
+    #[arg(long)]
+    no_host: bool,
+    /// Started by `skep up` without `--foreground`.
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+/// Where data lies if nobody says: a system's place for root, the user's own for others.
+pub(crate) fn default_data() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/skep");
+    }
+    match std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| home().map(|h| h.join(".local/share")))
+    {
+        Some(dir) => dir.join("skep"),
+        None => PathBuf::from("skep-data"),
+    }
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|h| h.is_absolute())
+}
+
+/// How long everything may take to come up. A store with a million objects loads in seconds; a host is slower only
+/// when something is wrong.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often is looked.
+const POLL: Duration = Duration::from_millis(20);
+/// Where messages go when nobody is attached.
+const LOG: &str = "skep.log";
+/// The log is begun anew when it is larger than this at a start; the old one is kept once.
+const LOG_MAX_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Starts everything.
+///
+/// # Errors
+/// What keeps it from starting, with what can be done about it.
+pub(crate) fn run(mut options: Options) -> anyhow::Result<()> {
+    options.data = std::path::absolute(&options.data).context("reading the working directory")?;
+    if options.detached {
+        // A session of its own: nothing that happens to the terminal reaches it.
+        nix::unistd::setsid().context("leaving the terminal's session")?;
+        return serve(options);
+    }
+    std::fs::create_dir_all(&options.data).with_context(|| {
+        format!("making {}; choose another directory with --data", options.data.display())
+    })?;
+    if let Some(running) = RunFile::read(&options.data).filter(RunFile::is_alive) {
+        println!("skep is up already: {} (process {})", running.server, running.pid);
+        print_next(&options.data);
+        return Ok(());
+    }
+    let checks = checks::all(&options.data, Some(options.listen));
+    for check in checks.iter().filter(|c| c.level != Level::Good) {
+        print_check(check);
+    }
+    if let Some(fatal) = checks.iter().find(|c| c.level == Level::Fatal) {
+        bail!("cannot start: {}", fatal.found);
+    }
+    if options.foreground {
+        return serve(options);
+    }
+    let mut child = detach(&options)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let host = !options.no_host && checks::can_run_machines(&checks);
+    let log = options.data.join(LOG);
+    let ended = || {
+        let status = child.try_wait().ok().flatten()?;
+        Some(format!("it ended with {status}; the reason is at the end of {}", log.display()))
+    };
+    runtime.block_on(watch::until_up(&options.data, host, ended))?;
+    print_next(&options.data);
+    Ok(())
+}
+
+/// Starts this program again without a terminal.
+fn detach(options: &Options) -> anyhow::Result<std::process::Child> {
+    let path = options.data.join(LOG);
+    if std::fs::metadata(&path).is_ok_and(|m| m.len() > LOG_MAX_BYTES) {
+        std::fs::rename(&path, path.with_extension("log.old")).context("putting the old log away")?;
+    }
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    let own = std::env::current_exe().context("finding this program")?;
+    let mut command = Command::new(own);
+    command.arg("up").arg("--detached").arg("--data").arg(&options.data);
+    command.arg("--listen").arg(options.listen.to_string());
+    command.arg("--cpu-percent").arg(options.cpu_percent.to_string());
+    for name in &options.names {
+        command.arg("--name").arg(name);
+    }
+    if options.no_host {
+        command.arg("--no-host");
+    }
+    let errors = log.try_clone().context("opening the log twice")?;
+    command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().context("starting the server")
+}
+
+/// Runs everything until SIGTERM or SIGINT.
+fn serve(options: Options) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let checks = checks::all(&options.data, None);
+    let with_host = !options.no_host && checks::can_run_machines(&checks);
+    let (data, foreground) = (options.data.clone(), options.foreground);
+    let server = apiserver::Options { data: data.clone(), listen: options.listen, names: options.names };
+    let result = runtime.block_on(apiserver::serve(server, |app, down| {
+        let mut roles = crate::control_plane::roles(app, down);
+        if let Err(error) = RunFile::write(&data, &app.config.base_url) {
+            tracing::error!(%error, "what runs cannot be written down: `skep down` will not find it");
+        }
+        if with_host {
+            roles.push(host::supervise(app, down, &data, options.cpu_percent));
+        }
+        if foreground {
+            let data = data.clone();
+            roles.push(Box::pin(async move {
+                match watch::until_up(&data, with_host, || None).await {
+                    Ok(()) => print_next(&data),
+                    Err(error) => eprintln!("skep: {error:#}"),
+                }
+            }));
+        }
+        roles
+    }));
+    RunFile::remove(&data);
+    result
+}
+
+fn print_next(data: &Path) {
+    let admin = data.join("admin.kubeconfig");
+    println!();
+    println!("Try next:");
+    println!("  export KUBECONFIG={}", admin.display());
+    println!("  skep tenant create shop && skep tenant kubeconfig shop > shop.kubeconfig");
+    println!("  kubectl --kubeconfig shop.kubeconfig get namespaces,nodes");
+}
+
+/// Colours are for people.
+fn paint(code: &str, text: &str) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some() || !std::io::stdout().is_terminal();
+    if plain { text.to_owned() } else { format!("\x1b[{code}m{text}\x1b[0m") }
+}
+
+fn print_check(check: &Check) {
+    let mark = match check.level {
+        Level::Good => paint("32", "ok"),
+        Level::Limited => paint("33", "--"),
+        Level::Fatal => paint("31", "!!"),
+    };
+    println!("{mark}  {:<20} {}", check.name, check.found);
+    for (word, text) in [("cost", &check.cost), ("mend", &check.remedy)] {
+        if !text.is_empty() {
+            println!("    {:<20} {word}: {text}", "");
+        }
+    }
+}
+
+/// A step that is done, and how long after the beginning.
+fn print_step(name: &str, what: &str, begun: Instant) {
+    println!("{}  {name:<20} {what:<44} {:>6.2} s", paint("32", "ok"), begun.elapsed().as_secs_f64());
+}

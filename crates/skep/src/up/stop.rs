@@ -1,0 +1,150 @@
+//! `skep down` and `skep status`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use skep_api::Tenant;
+use skep_api::compute::{Host, Machine};
+use skep_client::{Client, List, ListParams, Resource, Tenants};
+use skep_machine::{Driver, Found, Phase, ProcessDriver};
+
+use super::run_file::RunFile;
+use super::{default_data, print_step};
+
+/// Stops everything that `skep up` started. Nothing is lost: `skep up` brings the same tenants and pods back.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DownOptions {
+    /// The data directory of the cloud.
+    #[arg(long, env = "SKEP_DATA", default_value_os_t = default_data())]
+    data: PathBuf,
+    /// Leave machines and their containers running.
+    #[arg(long)]
+    keep_machines: bool,
+}
+
+/// Shows what runs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusOptions {
+    /// The data directory of the cloud.
+    #[arg(long, env = "SKEP_DATA", default_value_os_t = default_data())]
+    data: PathBuf,
+}
+
+/// How long the server may take: it finishes requests, and writes what it holds.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long what runs in machines has to end by itself.
+const MACHINE_GRACE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Stops everything.
+///
+/// # Errors
+/// When something does not stop.
+pub(crate) fn down(options: DownOptions) -> anyhow::Result<()> {
+    let data = std::path::absolute(&options.data).context("reading the working directory")?;
+    let begun = Instant::now();
+    match RunFile::read(&data).filter(RunFile::is_alive) {
+        Some(running) => {
+            kill(Pid::from_raw(running.pid), Signal::SIGTERM)
+                .with_context(|| format!("stopping process {}; it may be another user's", running.pid))?;
+            while running.is_alive() {
+                if begun.elapsed() > STOP_TIMEOUT {
+                    bail!("process {} still runs after {} s", running.pid, STOP_TIMEOUT.as_secs());
+                }
+                std::thread::sleep(POLL);
+            }
+            print_step("control plane", "stopped", begun);
+        }
+        None => println!("skep is not up with {}", data.display()),
+    }
+    if !options.keep_machines {
+        let stopped = stop_machines(&data)?;
+        if stopped > 0 {
+            print_step("machines", &format!("{stopped} stopped"), begun);
+        }
+    }
+    Ok(())
+}
+
+fn driver(data: &Path) -> Option<ProcessDriver> {
+    let id = std::fs::read_to_string(data.join("host-id")).ok()?;
+    Some(ProcessDriver::new(data.join("machines"), &format!("skep-{}", id.trim()), Vec::new()))
+}
+
+/// Stops all machines at once; gives how many there were.
+fn stop_machines(data: &Path) -> anyhow::Result<usize> {
+    let Some(driver) = driver(data) else { return Ok(0) };
+    let found = driver.list().map_err(|e| anyhow::anyhow!("looking for machines: {}", e.story()))?;
+    let running: Vec<Found> =
+        found.into_iter().filter(|f| matches!(f.phase, Phase::Running { .. })).collect();
+    let stopping: Vec<_> = running
+        .iter()
+        .map(|machine| {
+            let (driver, id) = (driver.clone(), machine.id.clone());
+            std::thread::spawn(move || driver.stop(&id, MACHINE_GRACE).map_err(|e| e.story()))
+        })
+        .collect();
+    for thread in stopping {
+        match thread.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => bail!("a machine does not stop: {why}"),
+            Err(_) => bail!("a machine could not be stopped"),
+        }
+    }
+    Ok(running.len())
+}
+
+/// Shows what runs.
+///
+/// # Errors
+/// When nothing runs, or the server does not answer.
+pub(crate) fn status(options: StatusOptions) -> anyhow::Result<()> {
+    let data = std::path::absolute(&options.data).context("reading the working directory")?;
+    let Some(running) = RunFile::read(&data).filter(RunFile::is_alive) else {
+        bail!("skep is not up with {}; `skep up` starts it", data.display());
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(async {
+        let client = Client::from_kubeconfig(&data.join("admin.kubeconfig"))?;
+        println!("{:<16} {} (process {})", "control plane", running.server, running.pid);
+        println!("{:<16} {}", "data", data.display());
+        let all = ListParams::default();
+        let tenants: List<Tenant> =
+            client.list_all(&Resource::of::<Tenant>().at(Tenants::Own), all.clone()).await?;
+        println!("{:<16} {}", "tenants", tenants.items.len());
+        let hosts: List<Host> =
+            client.list_all(&Resource::of::<Host>().at(Tenants::Own), all.clone()).await?;
+        let machines: List<Machine> =
+            client.list_all(&Resource::of::<Machine>().at(Tenants::All), all.clone()).await?;
+        for host in &hosts.items {
+            let name = host.metadata.name.as_deref().unwrap_or_default();
+            let own = machines.items.iter().filter(|m| m.spec.host_name.as_deref() == Some(name)).count();
+            let ready = if host.is_ready() { "Ready" } else { "NotReady" };
+            println!("{:<16} {name}: {ready}, {own} machines", "host");
+        }
+        if hosts.items.is_empty() {
+            println!("{:<16} none: no containers run here (`skep doctor` says why)", "host");
+        }
+        for machine in &machines.items {
+            let tenant = machine
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|a| a.get(skep_client::TENANT_ANNOTATION))
+                .map_or("", String::as_str);
+            println!(
+                "{:<16} {tenant}/{}: {}, {} ({})",
+                "machine",
+                machine.metadata.name.as_deref().unwrap_or_default(),
+                machine.phase().as_str(),
+                machine.spec.flavor_name,
+                machine.spec.isolation
+            );
+        }
+        Ok(())
+    })
+}
