@@ -52,10 +52,13 @@ const ANSWERED: [HeaderName; 3] = [
     HeaderName::from_static("x-stream-protocol-version"),
 ];
 
+/// By node, each with a number of its own: which connection it is.
+type ByNode = FxHashMap<String, (u64, Tunnel)>;
+
 /// The agents that are connected to this server.
 #[derive(Default)]
 pub struct Tunnels {
-    by_node: RwLock<FxHashMap<TenantName, FxHashMap<String, (u64, Tunnel)>>>,
+    by_node: RwLock<FxHashMap<TenantName, ByNode>>,
     next: AtomicU64,
 }
 
