@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use skep_runtime::cgroup::{Base, Tree};
 use skep_runtime::spec::{ContainerSpec, SandboxSpec};
-use skep_runtime::{Result, Runtime, RuntimeConfig};
+use skep_runtime::{Found, Result, Runtime, RuntimeConfig};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
@@ -41,7 +41,37 @@ async fn measure(folder: &Path, root: &Path, shim: OsString, rounds: usize) -> R
         tree: Tree::detect(Base::Own)?,
     })?;
     let group = format!("skep-start-time-{}", std::process::id());
-    let (mut pods, mut containers, mut memory) = (Vec::new(), Vec::new(), 0);
+    let result = ours(&runtime, folder, root, rounds, &group).await;
+    // Also after a failure in the middle.
+    for found in runtime.pods().await? {
+        let id = match &found {
+            Found::Running(pod) => pod.id().to_owned(),
+            Found::Dead(pod) => pod.id.clone(),
+        };
+        drop(found);
+        runtime.remove(&id).await?;
+    }
+    runtime.tree().remove(Path::new(&group))?;
+    let mut measured = result?;
+    report("pod (shim, namespaces)", &mut measured.pods);
+    report("container create + start", &mut measured.containers);
+    println!("shim resident: {} KiB", measured.shim_kib);
+    match runc(folder, root, rounds) {
+        Some(mut times) => report("runc run --detach", &mut times),
+        None => println!("runc is not installed: nothing to compare with"),
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Measured {
+    pods: Vec<Duration>,
+    containers: Vec<Duration>,
+    shim_kib: u64,
+}
+
+async fn ours(runtime: &Runtime, folder: &Path, root: &Path, rounds: usize, group: &str) -> Result<Measured> {
+    let mut measured = Measured::default();
     for round in 0..rounds {
         let id = format!("pod{round}");
         let spec: SandboxSpec = parse(&format!(
@@ -49,7 +79,7 @@ async fn measure(folder: &Path, root: &Path, shim: OsString, rounds: usize) -> R
         ))?;
         let began = Instant::now();
         let pod = runtime.create(spec).await?;
-        pods.push(began.elapsed());
+        measured.pods.push(began.elapsed());
         let spec: ContainerSpec = parse(&format!(
             r#"{{"id":"c","rootfs":{{"layers":[{:?}]}},"process":{{"args":["sleep","1000"]}},
                 "resources":{{"cpu_shares":1024,"memory_limit_bytes":67108864,"pids_limit":100}},
@@ -60,19 +90,11 @@ async fn measure(folder: &Path, root: &Path, shim: OsString, rounds: usize) -> R
         let began = Instant::now();
         pod.create(spec).await?;
         pod.start("c").await?;
-        containers.push(began.elapsed());
-        memory = memory.max(resident_kib(pod.shim_pid()));
+        measured.containers.push(began.elapsed());
+        measured.shim_kib = measured.shim_kib.max(resident_kib(pod.shim_pid()));
         runtime.remove(&id).await?;
     }
-    runtime.tree().remove(Path::new(&group))?;
-    report("pod (shim, namespaces)", &mut pods);
-    report("container create + start", &mut containers);
-    println!("shim resident: {memory} KiB");
-    match runc(folder, root, rounds) {
-        Some(mut times) => report("runc run --detach", &mut times),
-        None => println!("runc is not installed: nothing to compare with"),
-    }
-    Ok(())
+    Ok(measured)
 }
 
 fn parse<T: for<'a> serde::Deserialize<'a>>(text: &str) -> Result<T> {

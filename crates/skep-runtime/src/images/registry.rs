@@ -260,10 +260,9 @@ impl Pull {
         if path.join("fs").is_dir() {
             let record = self.store.layer_record(&path);
             let known = record.blobs.contains(&layer.digest);
-            let confirmed = known
-                && record.origins.contains(&origin)
-                && self.client.has_blob(&self.target, &layer.digest).await;
-            if (known && self.store.granted(&self.request.scope, diff_id)) || confirmed {
+            let own = known && self.store.granted(&self.request.scope, diff_id);
+            let served = known && record.origins.contains(&origin);
+            if own || (served && self.client.has_blob(&self.target, &layer.digest).await) {
                 self.progress(PullProgress::Present { layer: layer.digest.clone() });
                 return Ok(None);
             }

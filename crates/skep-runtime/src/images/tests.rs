@@ -122,7 +122,7 @@ fn images_that_lie_are_refused_and_leave_nothing() {
     // A blob that is not what it is called.
     let layout = folder.path().join("layout");
     let packed = gzip(&layer);
-    oci_layout(&layout, "x:1", &[packed.clone()], &config(&[&layer]));
+    oci_layout(&layout, "x:1", std::slice::from_ref(&packed), &config(&[&layer]));
     fs::write(layout.join("blobs/sha256").join(Digest::of(&packed).hex()), gzip(&other)).unwrap();
     assert!(store.load(&layout, &Scope::shared(), None).is_err());
     assert_eq!(store.usage().unwrap().layers, 0);
