@@ -151,7 +151,7 @@ async fn images_are_pulled_with_tokens_and_broken_downloads_resumed() {
     let asked = downloads(&registry);
     let half = layer.len() / 2;
     assert!(asked.iter().any(|a| a.ends_with(&format!(" {half}"))), "resumed where it broke: {asked:?}");
-    let heard = heard.lock().unwrap();
+    let heard = heard.lock().unwrap().clone();
     assert!(matches!(heard.first(), Some(PullProgress::Resolved { layers }) if layers.len() == 1));
     assert!(matches!(heard.last(), Some(PullProgress::Unpacked { .. })));
     let missing =
