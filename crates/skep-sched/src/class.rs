@@ -501,6 +501,14 @@ impl Class {
         }
     }
 
+    /// How many nodes removing pods may open.
+    pub(crate) fn resolvable_nodes(&self, cluster: &Cluster) -> usize {
+        let verdicts = self.tally.iter().zip(&self.rejections).filter(|(_, r)| r.resolvable);
+        let refused = self.buckets.iter().filter(|b| !b.nodes.is_empty());
+        let refused = refused.filter(|b| self.refuse(cluster, b).is_some_and(|r| r.resolvable));
+        verdicts.map(|(nodes, _)| nodes).sum::<usize>() + refused.map(|b| b.nodes.len()).sum::<usize>()
+    }
+
     /// The best node; among equals the one that `seed` picks.
     pub(crate) fn choose(&mut self, cluster: &Cluster, seed: u64) -> Option<Choice> {
         let mut rows = std::mem::take(&mut self.rows);

@@ -348,14 +348,19 @@ impl Cluster {
 
     /// The template of a pod. Pods that mean the same to placement share one.
     pub fn template(&mut self, pod: &PodView) -> TemplateRef {
-        let compiled = Template::compile(pod);
-        if let Some((template, id)) = self.template_ids.get_key_value(&compiled) {
+        self.share(&Arc::new(Template::compile(pod)))
+    }
+
+    /// This cluster's own of equal templates.
+    pub fn share(&mut self, template: &Arc<Template>) -> TemplateRef {
+        if let Some((template, id)) = self.template_ids.get_key_value(&**template) {
             return TemplateRef { id: *id, template: template.clone() };
         }
         if self.templates.len() >= self.prune_templates_at {
             self.prune_templates();
         }
-        let template = Arc::new(compiled);
+        // Not the caller's: whether somebody still uses it is seen by how many share it.
+        let template = Arc::new(Template::clone(template));
         let id = self.next_template;
         self.next_template += 1;
         self.templates.insert(id, TemplateEntry { template: template.clone(), on: FxHashMap::default() });

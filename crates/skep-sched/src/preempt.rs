@@ -53,7 +53,7 @@ struct Cost {
     earliest_start: Reverse<i64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Outcome {
     Helps(Arc<Candidate>),
     Not(Vec<Reason>),
@@ -118,41 +118,40 @@ impl Class {
         let mut best: Option<(Cost, NodeIndex, Arc<Candidate>)> = None;
         if self.before_nodes().is_none() && cluster.node_count() > 0 {
             let slots = cluster.nodes.len();
-            let potential: Vec<NodeIndex> = {
-                let offset = (mix(seed) % slots as u64) as usize;
-                let nodes = (0..slots).map(|i| ((offset + i) % slots) as NodeIndex);
-                nodes.filter(|n| self.is_resolvable(cluster, *n)).collect()
-            };
-            let enough = (potential.len() * CANDIDATE_PERCENT / 100).max(CANDIDATES);
+            let offset = (mix(seed) % slots as u64) as usize;
+            let enough = (self.resolvable_nodes(cluster) * CANDIDATE_PERCENT / 100).max(CANDIDATES);
             let (mut found, mut without_violation) = (0, 0);
             // What domains say about a node changes with other nodes.
             if self.domains.as_ref().is_some_and(crate::domains::Domains::can_reject) {
                 self.candidates.clear();
             }
-            for node in potential {
-                let outcome = match self.candidates.0.get(&node) {
-                    Some(known) => known.clone(),
-                    None => {
-                        let outcome = self.victims(cluster, key, node);
-                        self.candidates.0.insert(node, outcome.clone());
-                        outcome
-                    }
-                };
-                match outcome {
-                    Outcome::Helps(candidate) => {
+            for node in (0..slots).map(|i| ((offset + i) % slots) as NodeIndex) {
+                if !self.is_resolvable(cluster, node) {
+                    continue;
+                }
+                if !self.candidates.0.contains_key(&node) {
+                    let outcome = self.victims(cluster, key, node);
+                    self.candidates.0.insert(node, outcome);
+                }
+                match self.candidates.0.get(&node) {
+                    Some(Outcome::Helps(candidate)) => {
                         found += 1;
                         without_violation += usize::from(candidate.cost.violations == 0);
                         if best.as_ref().is_none_or(|(cost, ..)| candidate.cost < *cost) {
-                            best = Some((candidate.cost, node, candidate));
+                            best = Some((candidate.cost, node, candidate.clone()));
                         }
                         if without_violation > 0 && found >= enough {
                             break;
                         }
                     }
-                    Outcome::Not(why) => {
+                    Some(Outcome::Not(why)) => {
                         asked += 1;
-                        why.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1);
+                        // Only told when nothing helps.
+                        if best.is_none() {
+                            why.iter().for_each(|reason| *reasons.entry(reason.clone()).or_default() += 1);
+                        }
                     }
+                    None => {}
                 }
             }
         }

@@ -8,6 +8,7 @@ use skep_apiserver::in_process::system_client;
 use skep_auth::pki::{Pki, Signer};
 use skep_controllers::Manager;
 use skep_controllers::certificates::{self, NotSigned, Sign, SignRequest};
+use skep_scheduler::Scheduler;
 
 use crate::apiserver::{Options, Running};
 use crate::signals::{Shutdown, ended};
@@ -17,7 +18,7 @@ type Start = fn(&Arc<App>, Shutdown) -> Running;
 
 /// The roles, in the order in which they start. Another one joins here. They need no leader election: the store has one
 /// server, and they are in it.
-const ROLES: &[Start] = &[controllers];
+const ROLES: &[Start] = &[controllers, scheduler];
 
 /// Signs with the client authority's key, which never leaves this process.
 struct ClientAuthority(Arc<Pki>);
@@ -51,6 +52,13 @@ fn controllers(app: &Arc<App>, shutdown: Shutdown) -> Running {
     let figures = manager.figures();
     app.metrics.add_source(move |out| figures.render(out));
     Box::pin(manager.run(ended(shutdown)))
+}
+
+fn scheduler(app: &Arc<App>, shutdown: Shutdown) -> Running {
+    let scheduler = Scheduler::new(system_client(app, "system:kube-scheduler"));
+    let figures = scheduler.figures();
+    app.metrics.add_source(move |out| figures.render(out));
+    Box::pin(scheduler.run(ended(shutdown)))
 }
 
 /// Runs until SIGTERM or SIGINT.

@@ -9,8 +9,10 @@ mod controllers;
 mod health;
 mod host;
 mod image;
+mod scheduler;
 mod shim;
 mod signals;
+mod sim;
 mod tenant;
 mod up;
 
@@ -36,7 +38,7 @@ struct Cli {
 enum Command {
     /// Runs the API server with the embedded store.
     Apiserver(apiserver::Options),
-    /// Runs the API server and the roles that work for all tenants in one process: today the controllers.
+    /// Runs the API server and the roles that work for all tenants in one process: controllers and scheduler.
     ControlPlane(apiserver::Options),
     /// Runs the controllers of a cluster whose API server is elsewhere; of several such processes one works.
     Controllers(controllers::Options),
@@ -57,6 +59,10 @@ enum Command {
     Shim(shim::Options),
     /// Starts the whole cloud on this computer.
     Up(up::Options),
+    /// Runs the scheduler of a cluster whose API server is elsewhere; of several such processes one works.
+    Scheduler(scheduler::Options),
+    /// Simulates nodes, for tests and measurements.
+    Sim(sim::Options),
 }
 
 fn main() -> std::process::ExitCode {
@@ -85,6 +91,8 @@ fn main() -> std::process::ExitCode {
         Command::Image(options) => image::run(options),
         Command::Shim(options) => return shim::run(options),
         Command::Up(options) => up::run(options),
+        Command::Scheduler(options) => scheduler::run(options),
+        Command::Sim(options) => sim::run(options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -1,0 +1,111 @@
+//! `skep sim`: simulated nodes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use skep_base::TenantName;
+use skep_client::Client;
+
+/// Simulates parts of a cluster, for tests and measurements.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Registers nodes and plays their kubelets: pods bound to them run, end and go, and nothing is executed.
+    ///
+    /// Example: skep sim nodes 1000 --tenant shop --kubeconfig admin.kubeconfig
+    Nodes(Nodes),
+}
+
+#[derive(Debug, Args)]
+struct Nodes {
+    /// How many nodes, in each tenant.
+    count: usize,
+    /// Whose nodes; may be repeated. Without it, those of the credential's own tenant.
+    #[arg(long = "tenant", value_parser = tenant)]
+    tenants: Vec<TenantName>,
+    /// A credential for those tenants.
+    #[arg(long, env = "KUBECONFIG", default_value = "/var/lib/skep/admin.kubeconfig")]
+    kubeconfig: PathBuf,
+    /// What names of nodes begin with.
+    #[arg(long, default_value = "sim-")]
+    prefix: String,
+    /// The number of the first node.
+    #[arg(long, default_value_t = 0)]
+    first: usize,
+    /// What each node gives, NAME=AMOUNT; may be repeated. Replaces the default amount of that name.
+    #[arg(long = "allocatable", value_parser = pair)]
+    allocatable: Vec<(String, String)>,
+    /// A label for each node, KEY=VALUE; may be repeated.
+    #[arg(long = "label", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Over how many zones nodes are dealt.
+    #[arg(long, default_value_t = 0)]
+    zones: usize,
+    /// Milliseconds until a pod runs.
+    #[arg(long, default_value_t = 0)]
+    start_after_ms: u64,
+    /// Milliseconds until a pod has stopped that is told to; at most its grace period.
+    #[arg(long, default_value_t = 0)]
+    stop_after_ms: u64,
+    /// Milliseconds that pods run which are to end by themselves.
+    #[arg(long, default_value_t = 1000)]
+    complete_after_ms: u64,
+    /// Seconds between renewals of a node's lease; 0 for never. Where nodes that are silent for 40 seconds count as
+    /// gone, longer than 30 makes them flap.
+    #[arg(long, default_value_t = 10)]
+    lease_interval_s: u64,
+}
+
+fn tenant(name: &str) -> Result<TenantName, String> {
+    TenantName::new(name).map_err(|e| e.to_string())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    let Command::Nodes(nodes) = options.command;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(simulate(nodes))
+}
+
+async fn simulate(nodes: Nodes) -> anyhow::Result<()> {
+    let client = Client::from_kubeconfig(&nodes.kubeconfig)?;
+    let mut options = skep_sim::Options::nodes(nodes.count);
+    for (name, amount) in nodes.allocatable {
+        options.allocatable.retain(|(n, _)| *n != name);
+        options.allocatable.push((name, amount));
+    }
+    options.tenants = nodes.tenants;
+    options.prefix = nodes.prefix;
+    options.first = nodes.first;
+    options.labels = nodes.labels;
+    options.zones = nodes.zones;
+    options.start_after = Duration::from_millis(nodes.start_after_ms);
+    options.stop_after = Duration::from_millis(nodes.stop_after_ms);
+    options.complete_after = Duration::from_millis(nodes.complete_after_ms);
+    options.lease_interval =
+        (nodes.lease_interval_s > 0).then(|| Duration::from_secs(nodes.lease_interval_s));
+    let shutdown = async {
+        let terminated = async {
+            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(mut signal) => drop(signal.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            () = terminated => {}
+        }
+    };
+    skep_sim::run(client, options, shutdown).await.context("the nodes cannot be simulated")
+}
