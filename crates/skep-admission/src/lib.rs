@@ -24,6 +24,7 @@ mod limit_ranger_tests;
 mod namespace;
 #[cfg(test)]
 mod namespace_tests;
+mod network;
 mod node_restriction;
 #[cfg(test)]
 mod node_restriction_tests;
@@ -71,6 +72,7 @@ pub use review::{Attributes, Lookup, Operation, Review, Stored};
 pub fn mutate(review: &Review<'_>, object: &mut dyn Object) -> Result<(), Refusal> {
     namespace::admit(review)?;
     compute::admit(review, Some(object))?;
+    network::admit(review, Some(object))?;
     let any = object.as_any_mut();
     if let Some(pod) = any.downcast_mut::<Pod>() {
         limit_ranger::mutate_pod(review, pod)?;
@@ -108,6 +110,7 @@ pub fn validate(review: &Review<'_>, object: Option<&dyn Object>) -> Result<(), 
     let Some(object) = object else {
         namespace::admit(review)?;
         compute::admit(review, None)?;
+        network::admit(review, None)?;
         return node_restriction::admit(review, None);
     };
     let any = object.as_any();

@@ -163,5 +163,7 @@ resources! {
     RUNTIME_CLASSES = "node.k8s.io", "runtimeclasses";
     STORAGE_CLASSES = "storage.k8s.io", "storageclasses";
     INGRESS_CLASSES = "networking.k8s.io", "ingressclasses";
+    SUBNETS = "network.skep.io", "subnets";
+    PORT_ADDRESSES = "allocations.skep.io", "portaddresses";
     TENANT_USAGES = "tenancy.skep.io", "tenantusages";
 }

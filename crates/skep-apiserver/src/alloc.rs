@@ -1,4 +1,5 @@
-//! Addresses and node ports of services: each given out once per tenant.
+//! Addresses and node ports of services: each given out once per tenant. What networks are given is in
+//! [`alloc_network`].
 //!
 //! What is taken is a key in the store, written in the same transaction as the service that takes it, on the
 //! condition that it is absent: no two services can have the same, whatever happens at the same time, and a
@@ -16,6 +17,7 @@ use skep_api::{Errors, Object};
 use skep_base::{GroupResource, Key, TenantName};
 use skep_store::{AttrsBuilder, Expect, NewValue, Op};
 
+use crate::alloc_network;
 use crate::objects::Objects;
 use crate::status::ApiError;
 
@@ -28,8 +30,8 @@ static PORTS: LazyLock<GroupResource> =
 /// are more than one tenant has. Tenants' networks are apart, so they all have the same.
 const SERVICE_RANGE: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 
-/// The address of the `kubernetes` service, which has no entry of its own.
-const KUBERNETES: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// The address of the `kubernetes` service, and that of every node's name server: they have no entries of their own.
+const FIXED: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 96, 0, 1), Ipv4Addr::new(10, 96, 0, 10)];
 
 /// The range of node ports, as upstream.
 const NODE_PORTS: std::ops::RangeInclusive<i32> = 30_000..=32_767;
@@ -37,14 +39,15 @@ const NODE_PORTS: std::ops::RangeInclusive<i32> = 30_000..=32_767;
 /// Random places that are looked at before the whole range is searched in order.
 const RANDOM_PROBES: usize = 16;
 
-/// Whether a conflict was about something that was chosen freely: then another choice may do.
+/// Whether a conflict was about something that was chosen freely, or looked at in choosing: then another choice may
+/// do. `own` is the key of the object itself.
 #[must_use]
-pub fn is_allocation(key: &Key) -> bool {
-    key.resource == *ADDRESSES || key.resource == *PORTS
+pub fn is_allocation(key: &Key, own: &Key) -> bool {
+    key.resource == *ADDRESSES || key.resource == *PORTS || alloc_network::is_allocation(key, own)
 }
 
-fn taken(owner: &str) -> NewValue {
-    let body = format!(r#"{{"metadata":{{"resourceVersion":""}},"service":"{owner}"}}"#).into_bytes();
+pub(crate) fn taken(owner: &str) -> NewValue {
+    let body = format!(r#"{{"metadata":{{"resourceVersion":""}},"owner":"{owner}"}}"#).into_bytes();
     // No labels, no fields: a header only.
     let attrs = AttrsBuilder::default().build().unwrap_or_default();
     NewValue { body, revision_at: 32, meta_start: 12, meta_end: 34, attrs }
@@ -72,7 +75,10 @@ pub fn allocate(
     old: Option<&dyn Object>,
     new: &mut dyn Object,
 ) -> Result<Vec<Op>, ApiError> {
-    let Some(service) = new.downcast_mut::<Service>() else { return Ok(Vec::new()) };
+    let Some(service) = new.downcast_mut::<Service>() else {
+        // What networks are given, they keep until they are deleted.
+        return if old.is_none() { alloc_network::allocate(objects, tenant, new) } else { Ok(Vec::new()) };
+    };
     let old = old.and_then(|o| o.downcast_ref::<Service>());
     let name = service.metadata.name.clone().unwrap_or_default();
     let invalid = |errors: Errors| ApiError::invalid("", "Service", &name, errors);
@@ -111,7 +117,7 @@ pub fn allocate(
 /// The writes that give back what a service had that is being deleted.
 #[must_use]
 pub fn release(tenant: &TenantName, old: &dyn Object) -> Vec<Op> {
-    let Some(old) = old.downcast_ref::<Service>() else { return Vec::new() };
+    let Some(old) = old.downcast_ref::<Service>() else { return alloc_network::release(tenant, old) };
     let wanted = wanted_allocations(Some(old), None);
     give_back(tenant, &wanted.release_ips, &wanted.release_ports).collect()
 }
@@ -129,8 +135,9 @@ fn take_ip(
     service: &Service,
     errors: &mut Errors,
 ) -> Result<Option<String>, ApiError> {
-    let free =
-        |ip: Ipv4Addr| ip != KUBERNETES && objects.get(&key(&ADDRESSES, tenant, &ip.to_string())).is_none();
+    let free = |ip: Ipv4Addr| {
+        !FIXED.contains(&ip) && objects.get(&key(&ADDRESSES, tenant, &ip.to_string())).is_none()
+    };
     if let Some(requested) = &wanted.requested {
         let reason = match requested.parse::<Ipv4Addr>() {
             Ok(ip) if !in_range(ip) => {

@@ -201,6 +201,7 @@ impl App {
                     &tenant,
                     self.pki.ca_pem(),
                     &self.config.addresses,
+                    crate::alloc_network::first_network(&self.objects, &tenant)?,
                     now,
                 )
             }

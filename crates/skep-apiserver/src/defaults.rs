@@ -4,11 +4,12 @@ use serde::Serialize;
 use skep_api::Registry;
 use skep_api::compute;
 use skep_api::kinds::{flowcontrol, scheduling};
+use skep_api::network;
 
 use crate::objects::Template;
 
 /// All of them: the bootstrap policy, the system's priority classes, the mandatory flow control objects, the
-/// default node pool.
+/// default node pool, the default subnet.
 #[must_use]
 pub fn templates(registry: &Registry) -> Vec<Template> {
     const RBAC: &str = "rbac.authorization.k8s.io";
@@ -35,6 +36,7 @@ pub fn templates(registry: &Registry) -> Vec<Template> {
         &mut templates,
     );
     of_kind(registry, compute::GROUP, "nodepools", &[compute::default_node_pool()], &mut templates);
+    of_kind(registry, network::GROUP, "subnets", &[network::default_subnet()], &mut templates);
     templates
 }
 

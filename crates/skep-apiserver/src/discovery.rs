@@ -61,7 +61,9 @@ fn groups(app: &App, operator: bool) -> Vec<(String, Versions<'_>)> {
 pub fn operator_only(group: &str, plural: &str) -> bool {
     matches!(
         (group, plural),
-        ("tenancy.skep.io", "tenants") | (skep_api::compute::GROUP, "hosts" | "flavors")
+        ("tenancy.skep.io", "tenants")
+            | (skep_api::compute::GROUP, "hosts" | "flavors")
+            | (skep_api::network::GROUP, "publicpools")
     )
 }
 

@@ -208,6 +208,7 @@ async fn make_system_tenant(app: &App) -> Result<(), ApiError> {
             &system,
             app.pki.ca_pem(),
             &app.config.addresses,
+            crate::alloc_network::first_network(&app.objects, &system)?,
             Timestamp::now(),
         )?;
         ops.extend(tenants::operator_objects(&app.registry, Timestamp::now())?);

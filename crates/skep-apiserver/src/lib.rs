@@ -14,6 +14,7 @@
 
 pub mod admission;
 pub mod alloc;
+pub mod alloc_network;
 pub mod app;
 pub mod auth;
 pub mod body;

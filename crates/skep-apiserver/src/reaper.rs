@@ -10,6 +10,7 @@ use skep_api::tenancy::CONTENTS_FINALIZER;
 use skep_base::{Key, Scope, TenantName};
 use skep_store::{Expect, ListOptions, Op, Txn, Value};
 
+use crate::alloc_network;
 use crate::app::App;
 use crate::encode::new_value;
 use crate::follow::tenants_resource;
@@ -92,8 +93,15 @@ async fn clear(app: &App, tenant: &TenantName) -> Result<(), skep_store::CommitE
             if listing.items.is_empty() {
                 break;
             }
-            let txn: Txn =
-                listing.items.into_iter().map(|(key, _)| Op::Delete { key, expect: Expect::Any }).collect();
+            let txn: Txn = listing
+                .items
+                .into_iter()
+                .flat_map(|(key, value)| {
+                    let mut ops = alloc_network::release_to_cloud(&key, value.json());
+                    ops.push(Op::Delete { key, expect: Expect::Any });
+                    ops
+                })
+                .collect();
             store.commit(txn).await?;
         }
     }

@@ -148,7 +148,8 @@ pub fn first_in_namespace(
     Ok(seeds.ops)
 }
 
-/// The writes that give a new tenant its first objects.
+/// The writes that give a new tenant its first objects; the number of its network comes with the write that takes
+/// it.
 ///
 /// # Errors
 /// 500 when a kind is not registered, which is a defect.
@@ -157,6 +158,7 @@ pub fn first_objects(
     tenant: &TenantName,
     ca_pem: &str,
     addresses: &ServiceAddresses,
+    (vni, take_vni): (i64, Op),
     now: Timestamp,
 ) -> Result<Vec<Op>, ApiError> {
     let mut seeds = Seeds { registry, tenant, now, expect: Expect::Absent, ops: Vec::new() };
@@ -189,6 +191,15 @@ pub fn first_objects(
         });
         seeds.add(slices, "default", "kubernetes", &slice)?;
     }
+    // Its number is its own, so it cannot be a template as its subnet is.
+    let network = json!({"spec": {"vni": vni}});
+    seeds.add(
+        (skep_api::network::GROUP, "v1", "networks"),
+        "",
+        skep_api::network::DEFAULT_NETWORK,
+        &network,
+    )?;
+    seeds.ops.push(take_vni);
     Ok(seeds.ops)
 }
 
@@ -199,6 +210,7 @@ pub fn first_objects(
 pub fn operator_objects(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, ApiError> {
     const RBAC: &str = "rbac.authorization.k8s.io";
     const COMPUTE: &str = skep_api::compute::GROUP;
+    const NETWORK: &str = skep_api::network::GROUP;
     const READ: [&str; 3] = ["get", "list", "watch"];
     let system = TenantName::system();
     let mut seeds = Seeds { registry, tenant: &system, now, expect: Expect::Absent, ops: Vec::new() };
@@ -215,6 +227,11 @@ pub fn operator_objects(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, 
         rule(&READ, COMPUTE, &["flavors"]),
         rule(&["get", "list", "watch", "update", "patch"], COMPUTE, &["machines", "machines/status"]),
         rule(&["create"], COMPUTE, &["machines/credential"]),
+        rule(&READ, NETWORK, &["networks", "subnets", "securitygroups", "qospolicies", "publicips"]),
+        rule(&["get", "list", "watch", "create", "delete"], NETWORK, &["ports"]),
+        rule(&["update", "patch"], NETWORK, &["ports/status", "publicips/status"]),
+        rule(&READ, "networking.k8s.io", &["networkpolicies"]),
+        rule(&READ, "", &["namespaces", "pods"]),
         rule(&["create", "patch", "update"], "", &["events"]),
     ]});
     seeds.add((RBAC, "v1", "clusterroles"), "", HOST_ROLE, &role)?;

@@ -98,8 +98,11 @@ pub(crate) fn count_name(resource: &GroupResource) -> String {
     format!("count/{resource}")
 }
 
-/// The name that a few kinds had in quotas before `count/`.
+/// The name that a few kinds have in quotas beside `count/`.
 pub(crate) fn alias(group: &str, resource: &str) -> Option<&'static str> {
+    if (group, resource) == (skep_api::network::GROUP, "publicips") {
+        return Some(skep_api::tenancy::TenantResource::PublicAddresses.as_str());
+    }
     if !group.is_empty() {
         return None;
     }

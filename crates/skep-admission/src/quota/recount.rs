@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus, ScopedResourceSelectorRequirement};
 use skep_api::Object;
+use skep_api::tenancy::TenantResource;
 use skep_base::{GroupResource, Quantity};
 
 use super::Bounds;
@@ -66,6 +67,9 @@ impl Recount {
                 Some(counted) => {
                     let (resource, group) = counted.split_once('.').unwrap_or((counted, ""));
                     GroupResource::new(group, resource)
+                }
+                None if name == TenantResource::PublicAddresses.as_str() => {
+                    GroupResource::new(skep_api::network::GROUP, "publicips")
                 }
                 None if measure::alias("", name).is_some() => GroupResource::new("", name),
                 None if Class::Service.matches(name, "", None) => GroupResource::new("", "services"),

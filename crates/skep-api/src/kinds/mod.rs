@@ -45,4 +45,5 @@ pub(crate) fn register(registry: &mut Registry) {
     flowcontrol::register(registry);
     crate::tenancy::register(registry);
     crate::compute::register(registry);
+    crate::network::register(registry);
 }

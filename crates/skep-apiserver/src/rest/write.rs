@@ -251,11 +251,12 @@ async fn create_named(
     }
     let ttl_s = kind.info().ttl_s;
     more.extend(call.app.companions(&key, call.now)?);
+    let own = key.clone();
     let put = Op::Put { key: key.clone(), value, expect: Expect::Absent, ttl_s };
     match call.app.commit(put, more, charges).await {
         Ok(value) => Ok(Item { tenant: key.tenant, value }),
         // Somebody took an address or port that was chosen freely: choose again.
-        Err(WriteError::Conflict { key }) if alloc::is_allocation(&key) => {
+        Err(WriteError::Conflict { key }) if alloc::is_allocation(&key, &own) => {
             Err(ApiError::conflict(About::object(kind.info(), name), AGAIN))
         }
         Err(WriteError::Conflict { .. }) => Err(ApiError::already_exists(About::object(kind.info(), name))),

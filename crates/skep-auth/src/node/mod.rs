@@ -74,6 +74,12 @@ impl NodeGraph {
                 ("resource.k8s.io", "resourceslices") => return q.resource_slice(),
                 ("", "nodes") => return q.node(),
                 ("", "pods") => return q.pod(),
+                ("network.skep.io", "ports") => return q.port(),
+                // What an agent programs services and names from, and where its pods are.
+                ("network.skep.io", "networks" | "subnets") | ("discovery.k8s.io", "endpointslices") => {
+                    let read = matches!(a.verb, "get" | "list" | "watch") && a.subresource.is_empty();
+                    return allow_if(read);
+                }
                 ("certificates.k8s.io", "podcertificaterequests") => {
                     return Decision::NoOpinion(Reason::None);
                 }
@@ -200,6 +206,24 @@ impl Question<'_> {
                     ))
                 }
             }
+            _ => Decision::NoOpinion(Reason::None),
+        }
+    }
+
+    fn port(&self) -> Decision {
+        if !self.a.subresource.is_empty() {
+            return no("cannot authorize Port subresources");
+        }
+        match self.a.verb {
+            "list" | "watch" => {
+                if self.selects_own("spec.nodeName") {
+                    ALLOW
+                } else {
+                    no("can only list/watch ports with spec.nodeName field selector")
+                }
+            }
+            // Which ports, is for the network admission to see.
+            "get" | "create" | "update" | "patch" | "delete" => ALLOW,
             _ => Decision::NoOpinion(Reason::None),
         }
     }

@@ -1,0 +1,180 @@
+//! Networks and ports: what only the operator may say, and what a node may say of its pods.
+//!
+//! A tenant may do what it likes inside its own networks. It may not choose what reaches outside: a network's
+//! number, an Ethernet address; nor report traffic, which is billed.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
+use skep_api::Object;
+use skep_api::network::{GROUP, Network, Port, Subnet};
+
+use crate::refusal::Refusal;
+use crate::review::{Operation, PODS, PORT_ADDRESSES, Review, SUBNETS};
+
+/// A pod asks for addresses by name with this, separated by commas.
+const ADDRESSES_ANNOTATION: &str = "network.skep.io/addresses";
+/// A pod names its network with this.
+const NETWORK_ANNOTATION: &str = "network.skep.io/network";
+/// A pod names its security groups with this, separated by commas.
+const GROUPS_ANNOTATION: &str = "network.skep.io/security-groups";
+/// A pod names its QoS policy with this.
+const QOS_ANNOTATION: &str = "network.skep.io/qos-policy";
+/// The network of pods that name none.
+const DEFAULT_NETWORK: &str = skep_api::network::DEFAULT_NETWORK;
+
+/// `object` is `None` when it is deleted. Before the server fills in what it gives.
+pub(crate) fn admit(review: &Review<'_>, object: Option<&dyn Object>) -> Result<(), Refusal> {
+    if review.info.group != GROUP || review.home.is_system() {
+        return match object {
+            None => in_use(review),
+            Some(_) => Ok(()),
+        };
+    }
+    if review.subresource == "status" && matches!(&*review.info.plural, "ports" | "publicips") {
+        return Err(review.forbid("what goes through it is reported by the operator's hosts only"));
+    }
+    if let Some(node) = review.node {
+        return of_node(review, node, object);
+    }
+    let Some(object) = object else { return in_use(review) };
+    if review.operation != Operation::Create {
+        return Ok(());
+    }
+    let any = object.as_any();
+    if any.downcast_ref::<Network>().is_some_and(|n| n.spec.vni.is_some()) {
+        return Err(review.forbid("spec.vni is given by the server; only the operator may choose one"));
+    }
+    if let Some(port) = any.downcast_ref::<Port>() {
+        if port.spec.mac.is_some() {
+            return Err(review.forbid("spec.mac is given by the server; only the operator may choose one"));
+        }
+        if port.spec.node_interface == Some(true) {
+            return Err(review.forbid("the interfaces of nodes are made by the operator's hosts only"));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing goes while something else stands on it.
+fn in_use(review: &Review<'_>) -> Result<(), Refusal> {
+    let any = review.old.map(Object::as_any);
+    if let Some(network) = any.and_then(|o| o.downcast_ref::<Network>()) {
+        let name = network.metadata.name.as_deref().unwrap_or_default();
+        let of_it = |s: &Subnet| s.spec.network_name == name;
+        if let Some(subnet) = review.list::<Subnet>(&SUBNETS, "")?.iter().find(|s| of_it(s)) {
+            let subnet = subnet.metadata.name.as_deref().unwrap_or_default();
+            return Err(
+                review.forbid(format!("the network has the subnet {subnet:?}; delete its subnets first"))
+            );
+        }
+    }
+    if let Some(subnet) = any.and_then(|o| o.downcast_ref::<Subnet>()) {
+        #[derive(Deserialize)]
+        struct Address {
+            ip: IpAddr,
+            owner: String,
+        }
+        let Some(net) = subnet.net() else { return Ok(()) };
+        let taken = review.list::<Address>(&PORT_ADDRESSES, &subnet.spec.network_name)?;
+        if let Some(address) = taken.iter().find(|a| net.contains(&a.ip)) {
+            let (ip, owner) = (address.ip, &address.owner);
+            return Err(review
+                .forbid(format!("its address {ip} is in use by the port {owner}; delete its ports first")));
+        }
+    }
+    Ok(())
+}
+
+/// A node makes, takes and deletes the ports of its own pods, as the pods say.
+fn of_node(review: &Review<'_>, node: &str, object: Option<&dyn Object>) -> Result<(), Refusal> {
+    let not_ours =
+        || Err(review.forbid(format!("node {node:?} may only write ports of pods that run on it")));
+    if review.info.plural != "ports" || node.is_empty() {
+        return not_ours();
+    }
+    let old = review.old_as::<Port>();
+    let new = object.and_then(|o| o.as_any().downcast_ref::<Port>());
+    match (review.operation, old, new) {
+        (Operation::Create, _, Some(port)) => {
+            let pod = own_pod(review, node, port)?;
+            as_the_pod_says(review, port, &pod)
+        }
+        (Operation::Update, Some(old), Some(port)) => {
+            // One that was made beforehand, and named in the pod's own name: the node says that it is there now.
+            let mut same = old.spec.clone();
+            same.node_name.clone_from(&port.spec.node_name);
+            if same != port.spec || old.spec.node_interface == Some(true) {
+                return Err(
+                    review.forbid(format!("node {node:?} may only say that the pod of a port runs on it"))
+                );
+            }
+            own_pod(review, node, port).map(drop)
+        }
+        (Operation::Delete, Some(old), _)
+            if old.spec.node_name.as_deref() == Some(node) && old.spec.pod_name.is_some() =>
+        {
+            Ok(())
+        }
+        _ => not_ours(),
+    }
+}
+
+/// The pod of a port, when it runs on the node.
+fn own_pod(review: &Review<'_>, node: &str, port: &Port) -> Result<Pod, Refusal> {
+    let not_ours = || review.forbid(format!("node {node:?} may only write ports of pods that run on it"));
+    let name = port.spec.pod_name.as_deref().ok_or_else(not_ours)?;
+    let pod = review.get::<Pod>(&PODS, review.namespace, name)?.ok_or_else(not_ours)?;
+    let here = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
+    if !here || port.spec.node_name.as_deref() != Some(node) {
+        return Err(not_ours());
+    }
+    Ok(pod)
+}
+
+/// A node decides nothing about a port: the pod's annotations do.
+fn as_the_pod_says(review: &Review<'_>, port: &Port, pod: &Pod) -> Result<(), Refusal> {
+    let annotation =
+        |name: &str| pod.metadata.annotations.as_ref().and_then(|a| a.get(name)).map(String::as_str);
+    let list = |name: &str| -> Vec<&str> {
+        annotation(name)
+            .into_iter()
+            .flat_map(|t| t.split(','))
+            .map(str::trim)
+            .filter(|t| !t.is_empty())
+            .collect()
+    };
+    let refuse =
+        |field: &str| Err(review.forbid(format!("spec.{field} is not what the pod's annotations ask for")));
+    let spec = &port.spec;
+    if spec.mac.is_some() || spec.node_interface == Some(true) || spec.allowed_pairs.is_some() {
+        return Err(
+            review.forbid("a node may not choose an Ethernet address, nor allow others than the port's own")
+        );
+    }
+    if spec.network_name != annotation(NETWORK_ANNOTATION).unwrap_or(DEFAULT_NETWORK) {
+        return refuse("networkName");
+    }
+    let wanted: Vec<Option<IpAddr>> = list(ADDRESSES_ANNOTATION).iter().map(|a| a.parse().ok()).collect();
+    if port.addresses().map(Some).collect::<Vec<_>>() != wanted {
+        return refuse("addresses");
+    }
+    if spec.security_group_names.as_deref().unwrap_or_default() != list(GROUPS_ANNOTATION).as_slice() {
+        return refuse("securityGroupNames");
+    }
+    if spec.qos_policy_name.as_deref() != annotation(QOS_ANNOTATION) {
+        return refuse("qosPolicyName");
+    }
+    let uid = pod.metadata.uid.as_deref();
+    let owned =
+        port.metadata.owner_references.iter().flatten().any(|o| o.kind == "Pod" && Some(&*o.uid) == uid);
+    if !owned {
+        return Err(review.forbid("metadata.ownerReferences must name the pod: its port goes when it goes"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "network_tests.rs"]
+mod tests;

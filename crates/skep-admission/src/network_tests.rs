@@ -1,0 +1,126 @@
+use serde_json::{Value, json};
+use skep_api::network::{Network, Port, Subnet};
+
+use crate::testing::{Request, World};
+
+fn world() -> World {
+    let mut world = World::new();
+    world.put(
+        "",
+        "pods",
+        r#"{"metadata":{"name":"web","namespace":"ns","uid":"u-web"},"spec":{"nodeName":"n1","containers":[]}}"#,
+    );
+    world.put(
+        "",
+        "pods",
+        r#"{"metadata":{"name":"static","namespace":"ns","uid":"u-static","annotations":{
+            "network.skep.io/addresses":"10.64.0.9, fd00::9","network.skep.io/security-groups":"a,b",
+            "network.skep.io/qos-policy":"gold","network.skep.io/network":"blue"}},
+            "spec":{"nodeName":"n1","containers":[]}}"#,
+    );
+    world.put(
+        "",
+        "pods",
+        r#"{"metadata":{"name":"far","namespace":"ns","uid":"u-far"},"spec":{"nodeName":"n2","containers":[]}}"#,
+    );
+    world
+}
+
+fn port(pod: &str, changes: Value) -> String {
+    let mut spec = json!({"networkName": "default", "podName": pod, "nodeName": "n1"});
+    for (k, v) in changes.as_object().unwrap() {
+        spec[k] = v.clone();
+    }
+    let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": format!("u-{pod}")}]);
+    json!({"metadata": {"name": "p", "namespace": "ns", "ownerReferences": owner}, "spec": spec}).to_string()
+}
+
+fn by_node() -> Request {
+    Request { node: Some("n1".into()), ..Request::create(world()) }
+}
+
+#[test]
+fn a_node_makes_ports_of_its_pods_as_they_say() {
+    by_node().admit::<Port>(&port("web", json!({})), None).unwrap();
+    let asked = json!({
+        "addresses": ["10.64.0.9", "fd00::9"], "securityGroupNames": ["a", "b"], "qosPolicyName": "gold",
+        "networkName": "blue",
+    });
+    by_node().admit::<Port>(&port("static", asked.clone()), None).unwrap();
+    for (pod, change) in [
+        ("far", json!({})),
+        ("none", json!({})),
+        ("web", json!({"nodeName": "n2"})),
+        ("web", json!({"podName": null})),
+        ("web", json!({"addresses": ["10.64.0.9"]})),
+        ("web", json!({"mac": "02:00:00:00:00:01"})),
+        ("web", json!({"nodeInterface": true})),
+        ("web", json!({"allowedPairs": [{"address": "10.0.0.0/8"}]})),
+        ("web", json!({"securityGroupNames": ["a"]})),
+        ("web", json!({"qosPolicyName": "gold"})),
+        ("web", json!({"networkName": "blue"})),
+        ("static", json!({})),
+    ] {
+        let refused = by_node().admit::<Port>(&port(pod, change.clone()), None);
+        assert!(refused.is_err(), "{pod} {change}");
+    }
+    let mut orphan: Value = serde_json::from_str(&port("web", json!({}))).unwrap();
+    orphan["metadata"]["ownerReferences"] = json!(null);
+    assert!(by_node().admit::<Port>(&orphan.to_string(), None).is_err());
+}
+
+#[test]
+fn a_node_changes_only_where_a_port_is() {
+    let update = || Request { node: Some("n1".into()), ..Request::update(world()) };
+    let free = port("web", json!({"nodeName": null}));
+    update().admit::<Port>(&port("web", json!({})), Some(&free)).unwrap();
+    let other = port("web", json!({"securityGroupNames": ["a"]}));
+    assert!(update().admit::<Port>(&other, Some(&free)).is_err());
+    let interface = port("web", json!({"nodeInterface": true}));
+    assert!(update().admit::<Port>(&interface, Some(&interface)).is_err());
+
+    let delete = || Request { node: Some("n1".into()), ..Request::delete(world()) };
+    delete().remove::<Port>(&port("web", json!({}))).unwrap();
+    assert!(delete().remove::<Port>(&port("web", json!({"nodeName": "n2"}))).is_err());
+    assert!(delete().remove::<Port>(&port("web", json!({"podName": null, "nodeInterface": true}))).is_err());
+}
+
+#[test]
+fn only_the_operator_chooses_what_reaches_outside() {
+    let create = || Request::create(world());
+    let network = |spec: Value| json!({"metadata": {"name": "a"}, "spec": spec}).to_string();
+    create().admit::<Network>(&network(json!({"mtu": 1400})), None).unwrap();
+    assert!(create().admit::<Network>(&network(json!({"vni": 5000})), None).is_err());
+    create().admit::<Port>(&port("web", json!({"nodeName": null})), None).unwrap();
+    for change in [json!({"mac": "02:00:00:00:00:01"}), json!({"nodeInterface": true})] {
+        assert!(create().admit::<Port>(&port("web", change), None).is_err());
+    }
+    let status = Request { subresource: "status", ..Request::update(world()) };
+    assert!(status.admit::<Port>(&port("web", json!({})), Some(&port("web", json!({})))).is_err());
+}
+
+#[test]
+fn what_is_in_use_stays() {
+    let mut world = world();
+    world.put(
+        "network.skep.io",
+        "subnets",
+        r#"{"apiVersion":"network.skep.io/v1","kind":"Subnet","metadata":{"name":"s"},"spec":{"networkName":"blue","cidr":"10.1.0.0/16"}}"#,
+    );
+    world.put(
+        "allocations.skep.io",
+        "portaddresses",
+        r#"{"metadata":{"name":"10.1.0.7","namespace":"blue"},"owner":"ns/p","ip":"10.1.0.7"}"#,
+    );
+    let delete = Request::delete(world);
+    let network = |name: &str| json!({"metadata": {"name": name}, "spec": {}}).to_string();
+    let refused = delete.remove::<Network>(&network("blue")).unwrap_err();
+    assert!(refused.to_string().contains("delete its subnets first"), "{refused}");
+    delete.remove::<Network>(&network("red")).unwrap();
+    let subnet = |cidr: &str| {
+        json!({"metadata": {"name": "s"}, "spec": {"networkName": "blue", "cidr": cidr}}).to_string()
+    };
+    let refused = delete.remove::<Subnet>(&subnet("10.1.0.0/16")).unwrap_err();
+    assert!(refused.to_string().contains("ns/p"), "{refused}");
+    delete.remove::<Subnet>(&subnet("10.2.0.0/16")).unwrap();
+}
