@@ -128,6 +128,20 @@ impl MachineNetwork {
         Ok(MachineNetwork { config, namespace, net, bridge })
     }
 
+    /// Says that addresses are reached through the bridge: those of services, which need a route before connections to
+    /// them are changed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn add_routes(&mut self, destinations: &[IpNet]) -> Result<()> {
+        for destination in destinations {
+            let route =
+                Route { destination: *destination, gateway: None, link: self.bridge.index, source: None };
+            self.net.replace_route(&route)?;
+        }
+        Ok(())
+    }
+
     /// What it was made from.
     #[must_use]
     pub fn config(&self) -> &MachineConfig {
@@ -182,7 +196,8 @@ impl MachineNetwork {
             self.namespace.run(|| quiet(&name))??;
             self.net.set_master(ours.index, self.bridge.index)?;
             // Where the pod is, is said below: nothing that it sends changes that.
-            let port = BridgePort { learning: Some(false), ..BridgePort::default() };
+            // A pod that reaches itself through a service comes back to the port that it came from.
+            let port = BridgePort { learning: Some(false), hairpin: Some(true), ..BridgePort::default() };
             self.net.set_bridge_port(ours.index, port)?;
             self.net.set_up(ours.index)?;
         }

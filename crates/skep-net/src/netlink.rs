@@ -471,6 +471,65 @@ impl Socket {
         Ok(answers)
     }
 
+    /// Sends a transaction of nf_tables: the messages between a begin and an end take effect together or not
+    /// at all.
+    ///
+    /// # Errors
+    /// The first refusal; then nothing has changed. `action` is told which message it was about.
+    pub(crate) fn transaction(
+        &mut self,
+        begin: Message,
+        messages: Vec<Message>,
+        end: Message,
+        action: impl Fn(usize) -> String,
+    ) -> Result<()> {
+        let mut bytes = Vec::with_capacity(messages.iter().map(Message::len).sum::<usize>() + 64);
+        let first = self.seq.wrapping_add(1);
+        let count = messages.len();
+        let mut put = |seq: u32, mut message: Message| {
+            message.finish(seq);
+            bytes.extend_from_slice(&message.buf);
+        };
+        put(first, begin);
+        for (i, message) in messages.into_iter().enumerate() {
+            // A transaction is far below four billion messages.
+            put(first.wrapping_add(1 + i as u32), message);
+        }
+        let last = first.wrapping_add(1 + count as u32);
+        let mut end = end;
+        end.add_flags(NLM_F_ACK);
+        put(last, end);
+        self.seq = last;
+        let of = |seq: u32| action((seq.wrapping_sub(first) as usize).saturating_sub(1));
+        self.send(&bytes, &|| action(count))?;
+        // The kernel answers everything before `send` returns: refusals of single messages, and in any case
+        // something for the end. With a refusal before, the end's acknowledgement may be missing.
+        let mut error = None;
+        loop {
+            let flags = if error.is_some() { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
+            let got = match recv(&self.fd, &mut self.buf[..], flags) {
+                Ok((got, _)) => got,
+                Err(RawErrno::INTR) => continue,
+                Err(RawErrno::AGAIN) => break,
+                Err(e) => return Err(Error::io(action(count), e)),
+            };
+            let mut done = false;
+            for part in parts(&self.buf[..got]).filter(|p| p.kind == NLMSG_ERROR) {
+                if part.seq.wrapping_sub(first) > count as u32 + 1 {
+                    continue;
+                }
+                match refusal(&part, &|| of(part.seq)) {
+                    Some(refused) => error = error.or(Some(refused)),
+                    None => done |= part.seq == last,
+                }
+            }
+            if done {
+                break;
+            }
+        }
+        error.map_or(Ok(()), Err)
+    }
+
     /// Asks for one thing or a list of things and hands every answer, its kind and what follows the header, to
     /// `each`.
     ///

@@ -1,0 +1,19 @@
+//! The name server of a machine: its tenant's services by name, everything else from other servers.
+//!
+//! **Job.** Answers what Kubernetes' specification of names says (services, headless ones, their endpoints, ports,
+//! pods, addresses backwards) from [names](Names) that its owner keeps current, and hands other questions on.
+//! **State.** The names, behind one lock that is held for a lookup. Nothing is cached: what it knows is current, and what
+//! others know they may cache.
+//! **Tasks.** One per socket, one per TCP connection, one per question that is handed on; their numbers are bounded.
+//! **Must not know.** The API, informers, how names come here; networks and namespaces: it listens where it is told.
+
+mod answer;
+mod forward;
+mod names;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use answer::{Reply, answer};
+pub use names::{EndpointName, NamedPort, Names, ServiceNames, Target};
+pub use server::{Config, Server, Stub};

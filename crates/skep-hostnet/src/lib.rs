@@ -1,0 +1,389 @@
+//! Tenants' networks on a host, kept as the API says.
+//!
+//! **Job.** For the daemon of a host: connects machines to their tenant's network, and keeps the host's switches at what
+//! ports, machines and hosts are: which Ethernet address is on which host, and what each machine may send.
+//! **State.** Copies of all ports, machines and hosts; the switches of this host and which machine is behind which interface.
+//! **Tasks.** One per informer, one that programs.
+//! **Must not know.** How machines are made; pods, services, names.
+//!
+//! A machine's interface is made from outside, into the namespace of its first process: what the machine does with its own
+//! end changes nothing here.
+
+mod view;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::json;
+use skep_base::TenantName;
+use skep_client::{Client, Informer, ObjectKey, Resource, Selection, Tenants};
+use skep_net::switch::{Switch, SwitchConfig};
+use skep_net::{LinkStats, Namespace};
+use skep_netplan::fabric::{Fabric, Place, Port, plan};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use view::{HostView, MachineView, NetworkView, PortView};
+
+const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
+const NETWORKS: Resource = Resource::new("network.skep.io", "v1", "networks");
+const MACHINES: Resource = Resource::new("compute.skep.io", "v1", "machines");
+const HOSTS: Resource = Resource::new("compute.skep.io", "v1", "hosts");
+/// The network that machines are in.
+const DEFAULT_NETWORK: &str = "default";
+/// Where ports of nodes are: they belong to nobody's pods.
+const NODE_NAMESPACE: &str = "kube-system";
+/// What a machine's interface is called inside.
+pub const MACHINE_INTERFACE: &str = "eth0";
+/// What gathers before it is programmed: a machine with its pods comes as many small changes.
+const GATHER: Duration = Duration::from_millis(5);
+/// How long it waits after the kernel refused.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a host's networks are made from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The host's name.
+    pub host: String,
+    /// Its address, by which other hosts reach it.
+    pub address: IpAddr,
+    /// Where its switches' namespaces are mounted.
+    pub folder: PathBuf,
+    /// The UDP port of all hosts' VXLAN; 4789 by the standard.
+    pub port: u16,
+}
+
+/// Why a machine is not connected.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not do what was asked.
+    #[error("could not make the port of the node {node:?}")]
+    Api {
+        /// Which node.
+        node: String,
+        /// Why not.
+        #[source]
+        source: Box<skep_client::Error>,
+    },
+    /// The kernel did not do what was asked.
+    #[error("could not connect the machine of the node {node:?} to its network")]
+    Kernel {
+        /// Which node.
+        node: String,
+        /// Why not.
+        #[source]
+        source: skep_net::Error,
+    },
+    /// The tenant has no such network, or it has no number.
+    #[error("the tenant {tenant} has no network {network:?} with a number; it may have been deleted")]
+    NoNetwork {
+        /// Which tenant.
+        tenant: TenantName,
+        /// Which network.
+        network: &'static str,
+    },
+    /// The work was cut off because the process ends.
+    #[error("the machine was not connected: the daemon is ending")]
+    Ending,
+}
+
+/// One network here.
+struct Here {
+    switch: Switch,
+    /// The interface of each machine, by its node's name.
+    machines: BTreeMap<String, String>,
+}
+
+struct Shared {
+    client: Client,
+    config: Config,
+    ports: Informer<PortView>,
+    machines: Informer<MachineView>,
+    hosts: Informer<HostView>,
+    here: Mutex<HashMap<TenantName, Arc<Mutex<Here>>>>,
+    /// One set-up of a switch at a time.
+    making: tokio::sync::Mutex<()>,
+    changed: Notify,
+}
+
+/// The running networks of a host. Tasks end when it is dropped; what is in the kernel stays for the next daemon.
+pub struct HostNetwork {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+impl std::fmt::Debug for HostNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostNetwork").field("host", &self.shared.config.host).finish_non_exhaustive()
+    }
+}
+
+impl HostNetwork {
+    /// Starts to follow what there is. `client` has a credential of a host.
+    pub async fn start(client: Client, config: Config) -> HostNetwork {
+        let all = |resource| Selection::all(resource, Tenants::All);
+        let shared = Arc::new(Shared {
+            ports: Informer::builder(&client, all(PORTS)).build(),
+            machines: Informer::builder(&client, all(MACHINES)).build(),
+            hosts: Informer::builder(&client, Selection::all(HOSTS, Tenants::Own)).build(),
+            client,
+            config,
+            here: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            changed: Notify::new(),
+        });
+        let mut tasks = JoinSet::new();
+        macro_rules! follow {
+            ($informer:ident) => {{
+                let weak = Arc::downgrade(&shared);
+                shared.$informer.on_event(move |_| {
+                    if let Some(shared) = weak.upgrade() {
+                        shared.changed.notify_one();
+                    }
+                });
+                let informer = shared.$informer.clone();
+                tasks.spawn(async move { informer.run().await });
+            }};
+        }
+        follow!(ports);
+        follow!(machines);
+        follow!(hosts);
+        shared.ports.synced().await;
+        shared.machines.synced().await;
+        shared.hosts.synced().await;
+        let running = shared.clone();
+        tasks.spawn(async move { running.run().await });
+        HostNetwork { shared, _tasks: tasks }
+    }
+
+    /// Connects a machine to its tenant's network: its node gets a port, and the namespace of its first process an interface.
+    /// To be called when the machine has begun and before its agent looks; called again, it changes nothing.
+    ///
+    /// # Errors
+    /// When the port cannot be made or the kernel refuses. It can be called again.
+    pub async fn attach(&self, tenant: &TenantName, node: &str, pid: u32) -> Result<(), Error> {
+        let shared = &self.shared;
+        shared.make_port(tenant, node).await?;
+        let here = shared.switch(tenant, node).await?;
+        let (interface, name) = (interface_of(tenant, node), node.to_owned());
+        let work = move || {
+            let machine = Namespace::of_process(pid)?;
+            let mut here = here.lock();
+            here.switch.attach(&interface, &machine, MACHINE_INTERFACE)?;
+            here.machines.insert(name, interface);
+            skep_net::netlink::Result::Ok(())
+        };
+        shared.in_kernel(node, work).await?;
+        shared.changed.notify_one();
+        Ok(())
+    }
+
+    /// Disconnects a machine that has ended, and with a network's last machine here removes the switch. The port goes when
+    /// `gone` says that the machine will not come back.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the port cannot be deleted. It can be called again.
+    pub async fn detach(&self, tenant: &TenantName, node: &str, gone: bool) -> Result<(), Error> {
+        let shared = &self.shared;
+        let _turn = shared.making.lock().await;
+        let here = shared.here.lock().get(tenant).cloned();
+        if let Some(here) = here {
+            let (interface, name, entry) = (interface_of(tenant, node), node.to_owned(), here.clone());
+            let work = move || {
+                let mut here = entry.lock();
+                here.switch.detach(&interface)?;
+                here.machines.remove(&name);
+                Ok(here.machines.is_empty())
+            };
+            if shared.in_kernel(node, work).await? {
+                shared.here.lock().remove(tenant);
+                // Nobody else has it now, but for a turn of programming that is about to end.
+                let work = move || match Arc::try_unwrap(here) {
+                    Ok(here) => here.into_inner().switch.remove(),
+                    Err(shared) => {
+                        let mut here = shared.lock();
+                        here.switch.set(&Fabric::default()).map(drop)
+                    }
+                };
+                shared.in_kernel(node, work).await?;
+            }
+        }
+        if gone {
+            shared.delete_port(tenant, node).await?;
+        }
+        Ok(())
+    }
+
+    /// What each machine sent and received, by tenant and node.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn traffic(&self) -> Result<Vec<(TenantName, String, LinkStats)>, Error> {
+        let all: Vec<_> = self.shared.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
+        let work = move || {
+            let mut found = Vec::new();
+            for (tenant, here) in all {
+                let mut here = here.lock();
+                let stats: HashMap<String, LinkStats> = here.switch.traffic()?.into_iter().collect();
+                for (node, interface) in &here.machines {
+                    if let Some(stats) = stats.get(interface) {
+                        found.push((tenant.clone(), node.clone(), *stats));
+                    }
+                }
+            }
+            Ok(found)
+        };
+        self.shared.in_kernel("", work).await
+    }
+}
+
+/// The name of a machine's interface in its network's switch: a number made from its node's name. Two of one network never
+/// meet in 48 bits.
+fn interface_of(tenant: &TenantName, node: &str) -> String {
+    skep_net::machine::pod_interface(&format!("{tenant}/{node}")).replacen("pod", "m", 1)
+}
+
+impl Shared {
+    async fn in_kernel<T: Send + 'static>(
+        &self,
+        node: &str,
+        work: impl FnOnce() -> skep_net::netlink::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result.map_err(|source| Error::Kernel { node: node.to_owned(), source }),
+            Err(_) => Err(Error::Ending),
+        }
+    }
+
+    fn port_name(node: &str) -> String {
+        format!("node-{node}")
+    }
+
+    async fn make_port(&self, tenant: &TenantName, node: &str) -> Result<(), Error> {
+        let port = json!({
+            "apiVersion": "network.skep.io/v1", "kind": "Port",
+            "metadata": {"name": Self::port_name(node), "namespace": NODE_NAMESPACE},
+            "spec": {"networkName": DEFAULT_NETWORK, "nodeName": node, "nodeInterface": true},
+        });
+        let at = PORTS.at(tenant).namespace(NODE_NAMESPACE);
+        match self.client.create::<serde_json::Value>(&at, &port).await {
+            Err(error) if !error.is_already_exists() => {
+                Err(Error::Api { node: node.to_owned(), source: Box::new(error) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn delete_port(&self, tenant: &TenantName, node: &str) -> Result<(), Error> {
+        let at = PORTS.at(tenant).namespace(NODE_NAMESPACE).name(&Self::port_name(node));
+        match self.client.remove(&at, &skep_client::DeleteParams::default()).await {
+            Err(error) if !error.is_not_found() => {
+                Err(Error::Api { node: node.to_owned(), source: Box::new(error) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The switch of a tenant's network, which is made if it is not here.
+    async fn switch(&self, tenant: &TenantName, node: &str) -> Result<Arc<Mutex<Here>>, Error> {
+        let _turn = self.making.lock().await;
+        if let Some(here) = self.here.lock().get(tenant) {
+            return Ok(here.clone());
+        }
+        let missing = || Error::NoNetwork { tenant: tenant.clone(), network: DEFAULT_NETWORK };
+        let at = NETWORKS.at(tenant).name(DEFAULT_NETWORK);
+        // Not from the copy, which may not have seen a tenant that is this new.
+        let network: NetworkView = match self.client.read(&at).await {
+            Ok(network) => network,
+            Err(error) if error.is_not_found() => return Err(missing()),
+            Err(error) => return Err(Error::Api { node: node.to_owned(), source: Box::new(error) }),
+        };
+        let config = SwitchConfig {
+            vni: network.spec.vni.ok_or_else(missing)?,
+            mtu: network.spec.mtu,
+            local: self.config.address,
+            port: self.config.port,
+        };
+        let path = self.config.folder.join(format!("net-{}", config.vni));
+        let work = move || Switch::set_up(&Namespace::current()?, &path, &config);
+        let switch = self.in_kernel(node, work).await?;
+        let here = Arc::new(Mutex::new(Here { switch, machines: BTreeMap::new() }));
+        self.here.lock().insert(tenant.clone(), here.clone());
+        Ok(here)
+    }
+
+    async fn run(&self) {
+        loop {
+            self.changed.notified().await;
+            tokio::time::sleep(GATHER).await;
+            let all: Vec<_> = self.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
+            for (tenant, here) in all {
+                let machines = here.lock().machines.clone();
+                let wanted = plan(&self.ports_of(&tenant), &self.places(&tenant, &machines));
+                let work = move || here.lock().switch.set(&wanted);
+                if let Err(error) = self.in_kernel("", work).await {
+                    // What is known of the switch may be wrong now: it begins again from nothing.
+                    tracing::warn!(%tenant, %error, "a network could not be changed; it is set up anew");
+                    self.begin_again(&tenant).await;
+                }
+            }
+        }
+    }
+
+    async fn begin_again(&self, tenant: &TenantName) {
+        let Some(old) = self.here.lock().remove(tenant) else { return };
+        match self.switch(tenant, "").await {
+            Ok(new) => new.lock().machines = old.lock().machines.clone(),
+            Err(error) => {
+                tracing::warn!(%tenant, %error, "a network could not be set up; it is tried again");
+                self.here.lock().insert(tenant.clone(), old);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    fn ports_of(&self, tenant: &TenantName) -> Vec<Port> {
+        let all = self.ports.of_tenant(tenant);
+        all.iter()
+            .filter(|p| p.view.spec.network_name == DEFAULT_NETWORK)
+            .filter_map(|p| p.view.port())
+            .collect()
+    }
+
+    /// Where a tenant's machines are: those connected here, and those of other hosts whose address is known.
+    fn places(&self, tenant: &TenantName, here: &BTreeMap<String, String>) -> BTreeMap<String, Place> {
+        let mut places = BTreeMap::new();
+        for machine in self.machines.of_tenant(tenant) {
+            let spec = &machine.view.spec;
+            let node = spec.node_name.clone().unwrap_or_else(|| machine.key.name.to_string());
+            let Some(host) = spec.host_name.as_deref().filter(|h| *h != self.config.host) else { continue };
+            let key = ObjectKey::new(&TenantName::system(), "", host);
+            if let Some(ip) = self.hosts.get(&key).and_then(|h| h.view.address()) {
+                places.insert(node, Place::There(ip));
+            }
+        }
+        for (node, interface) in here {
+            places.insert(node.clone(), Place::Here(interface.clone()));
+        }
+        places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_have_short_names_of_their_own() {
+        let (a, b) = (TenantName::new("a").unwrap(), TenantName::new("b").unwrap());
+        let name = interface_of(&a, "node-with-a-rather-long-name");
+        assert!(name.len() <= 15 && name.starts_with('m'), "{name}");
+        assert_eq!(name, interface_of(&a, "node-with-a-rather-long-name"));
+        assert_ne!(name, interface_of(&b, "node-with-a-rather-long-name"));
+    }
+}

@@ -1,0 +1,147 @@
+//! What is read of objects: no more than is needed, for there are many.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use skep_net::MacAddr;
+use skep_netplan::fabric::Port;
+
+/// What networks have that say nothing.
+const DEFAULT_MTU: u32 = 1450;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct NetworkView {
+    #[serde(default)]
+    pub(crate) spec: NetworkSpec,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct NetworkSpec {
+    pub(crate) vni: Option<u32>,
+    pub(crate) mtu: u32,
+}
+
+impl Default for NetworkSpec {
+    fn default() -> NetworkSpec {
+        NetworkSpec { vni: None, mtu: DEFAULT_MTU }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PortView {
+    pub(crate) spec: PortSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PortSpec {
+    pub(crate) network_name: String,
+    addresses: Vec<IpAddr>,
+    mac: String,
+    node_name: Option<String>,
+    node_interface: bool,
+    allowed_pairs: Vec<Pair>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Pair {
+    address: String,
+    mac: Option<String>,
+}
+
+impl PortView {
+    /// As plans see it; nothing for one that is on no node, or has no address yet.
+    pub(crate) fn port(&self) -> Option<Port> {
+        let spec = &self.spec;
+        let mac: MacAddr = spec.mac.parse().ok()?;
+        let pair = |p: &Pair| {
+            // Whole ranges are not let through yet: only single addresses are.
+            let own = p.mac.as_deref().map_or(Some(mac), |m| m.parse().ok())?;
+            Some((p.address.parse().ok()?, own.0))
+        };
+        Some(Port {
+            mac: mac.0,
+            addresses: spec.addresses.clone(),
+            pairs: spec.allowed_pairs.iter().filter_map(pair).collect(),
+            machine: spec.node_name.clone()?,
+            is_machine: spec.node_interface,
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct MachineView {
+    pub(crate) spec: MachineSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct MachineSpec {
+    pub(crate) node_name: Option<String>,
+    pub(crate) host_name: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct HostView {
+    status: HostStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HostStatus {
+    addresses: Vec<Address>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
+}
+
+impl HostView {
+    /// Where other hosts reach it.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.status.addresses.iter().find(|a| a.kind == "InternalIP")?.address.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn objects_are_read() {
+        let port: PortView = serde_json::from_value(json!({
+            "metadata": {"name": "p"},
+            "spec": {"networkName": "default", "addresses": ["10.64.0.5", "fd00::5"], "mac": "02:53:0a:40:00:05",
+                     "nodeName": "n", "allowedPairs": [{"address": "10.64.9.9"}, {"address": "10.0.0.0/8"},
+                     {"address": "10.64.9.8", "mac": "02:00:00:00:00:01"}]},
+        }))
+        .unwrap();
+        let port = port.port().unwrap();
+        assert_eq!((port.machine.as_str(), port.addresses.len(), port.is_machine), ("n", 2, false));
+        let pairs: Vec<_> = port.pairs.iter().map(|(ip, mac)| (ip.to_string(), mac[5])).collect();
+        assert_eq!(pairs, [("10.64.9.9".into(), 5), ("10.64.9.8".into(), 1)]);
+        let nowhere: PortView =
+            serde_json::from_value(json!({"spec": {"mac": "02:53:0a:40:00:05"}})).unwrap();
+        assert_eq!(nowhere.port(), None);
+
+        let host: HostView = serde_json::from_value(json!({"status": {"addresses": [
+            {"type": "Hostname", "address": "h"}, {"type": "InternalIP", "address": "192.0.2.1"}]}}))
+        .unwrap();
+        assert_eq!(host.address().unwrap().to_string(), "192.0.2.1");
+        let network: NetworkView = serde_json::from_value(json!({"spec": {"vni": 5000}})).unwrap();
+        assert_eq!((network.spec.vni, network.spec.mtu), (Some(5000), 1450));
+        let machine: MachineView = serde_json::from_value(json!({"spec": {"hostName": "h"}})).unwrap();
+        assert_eq!(machine.spec.host_name.as_deref(), Some("h"));
+    }
+}

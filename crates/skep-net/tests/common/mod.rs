@@ -1,0 +1,95 @@
+//! A machine with pods, in namespaces that end with the test.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use skep_net::machine::{MachineConfig, MachineNetwork, PodConfig};
+use skep_net::{MacAddr, Namespace};
+
+pub fn can() -> bool {
+    let can = rustix_is_root();
+    if !can {
+        eprintln!("SKIPPED: network namespaces need root");
+    }
+    can
+}
+
+fn rustix_is_root() -> bool {
+    Namespace::new().is_ok()
+}
+
+/// A folder for mounts that takes them away at the end, also when the test fails.
+pub struct Mounts(tempfile::TempDir);
+
+impl Mounts {
+    pub fn new() -> Mounts {
+        Mounts(tempfile::tempdir().unwrap())
+    }
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.0.path()).into_iter().flatten().flatten() {
+            let _ = Namespace::remove(&entry.path());
+        }
+    }
+}
+
+pub fn machine() -> MachineNetwork {
+    let config = MachineConfig {
+        bridge: "skep0".into(),
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1450,
+        addresses: vec![
+            "10.7.0.1/16".parse().unwrap(),
+            "10.7.0.2/16".parse().unwrap(),
+            "fd07::1/64".parse().unwrap(),
+        ],
+        uplink: None,
+        gateways: vec![],
+    };
+    let mut machine = MachineNetwork::set_up(Namespace::new().unwrap(), config).unwrap();
+    machine.add_routes(&["10.96.0.0/16".parse().unwrap(), "fd96::/64".parse().unwrap()]).unwrap();
+    machine
+}
+
+pub fn pod(n: u8, namespace: &Path) -> PodConfig {
+    PodConfig {
+        id: format!("pod-{n}"),
+        namespace: namespace.to_owned(),
+        mac: MacAddr([2, 0, 0, 0, 1, n]),
+        addresses: vec![
+            format!("10.7.1.{n}/16").parse().unwrap(),
+            format!("fd07::1:{n}/64").parse().unwrap(),
+        ],
+        gateways: vec!["10.7.0.1".parse().unwrap(), "fd07::1".parse().unwrap()],
+        mtu: 1450,
+    }
+}
+
+/// One line to a server there and back; the address that the server saw.
+pub fn talk(client: &Namespace, server: &Namespace, to: &str) -> std::io::Result<IpAddr> {
+    let address = SocketAddr::new(to.parse().unwrap(), 8080);
+    let listener = server.run(|| TcpListener::bind(address)).unwrap()?;
+    let accept = std::thread::spawn(move || {
+        let (mut s, from) = listener.accept()?;
+        s.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut got = [0; 5];
+        s.read_exact(&mut got)?;
+        s.write_all(&got)?;
+        std::io::Result::Ok(from.ip())
+    });
+    let mut stream = client.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5))).unwrap()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"hello")?;
+    let mut back = [0; 5];
+    stream.read_exact(&mut back)?;
+    assert_eq!(&back, b"hello");
+    accept.join().unwrap()
+}

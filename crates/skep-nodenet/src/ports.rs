@@ -1,0 +1,301 @@
+//! Ports of pods: asked for, found again, given back.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use skep_client::{Client, DeleteParams, ErrorKind, List, ListParams, Patch, Resource};
+use skep_net::MacAddr;
+use skep_net::machine::PodConfig;
+
+use crate::{Error, PodRef};
+
+const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
+const NETWORKS: Resource = Resource::new("network.skep.io", "v1", "networks");
+const SUBNETS: Resource = Resource::new("network.skep.io", "v1", "subnets");
+
+/// The network of pods that name none.
+pub(crate) const DEFAULT_NETWORK: &str = "default";
+/// What a pod says about its port: the network, and lists separated by commas.
+const NETWORK_ANNOTATION: &str = "network.skep.io/network";
+const ADDRESSES_ANNOTATION: &str = "network.skep.io/addresses";
+const GROUPS_ANNOTATION: &str = "network.skep.io/security-groups";
+const QOS_ANNOTATION: &str = "network.skep.io/qos-policy";
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Meta {
+    name: String,
+    namespace: String,
+    uid: String,
+    deletion_timestamp: Option<String>,
+    owner_references: Vec<Owner>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Owner {
+    kind: String,
+    uid: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Port {
+    metadata: Meta,
+    spec: PortSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PortSpec {
+    network_name: String,
+    addresses: Vec<IpAddr>,
+    mac: String,
+    pod_name: Option<String>,
+    node_name: Option<String>,
+    node_interface: bool,
+}
+
+impl Port {
+    fn mac(&self) -> Option<MacAddr> {
+        self.spec.mac.parse().ok()
+    }
+
+    fn pod_uid(&self) -> Option<&str> {
+        self.metadata.owner_references.iter().find(|o| o.kind == "Pod").map(|o| o.uid.as_str())
+    }
+}
+
+/// What pods need to know of their network.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) mtu: u32,
+    /// Each subnet with its gateway.
+    subnets: Vec<(IpNet, IpAddr)>,
+}
+
+impl Network {
+    /// Addresses with the length of the subnet that each is in.
+    pub(crate) fn with_prefix(&self, addresses: &[IpAddr]) -> Vec<IpNet> {
+        let of = |ip: &IpAddr| {
+            let (net, _) = self.subnets.iter().find(|(net, _)| net.contains(ip))?;
+            IpNet::new(*ip, net.prefix_len()).ok()
+        };
+        addresses.iter().filter_map(of).collect()
+    }
+
+    /// The gateways, with the length of their subnets: every node has them all.
+    pub(crate) fn gateways(&self) -> Vec<IpNet> {
+        self.subnets.iter().filter_map(|(net, gateway)| IpNet::new(*gateway, net.prefix_len()).ok()).collect()
+    }
+
+    /// The gateway of each family, for somebody with these addresses.
+    fn gateways_of(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let mut found: Vec<IpAddr> = Vec::new();
+        for ip in addresses {
+            let gateway = self.subnets.iter().find(|(net, _)| net.contains(ip)).map(|(_, gateway)| *gateway);
+            if let Some(gateway) = gateway.filter(|g| !found.iter().any(|f| f.is_ipv4() == g.is_ipv4())) {
+                found.push(gateway);
+            }
+        }
+        found
+    }
+}
+
+/// The node's own interface.
+pub(crate) struct OwnInterface {
+    pub(crate) mac: MacAddr,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// The ports of this node's pods.
+pub(crate) struct Ports {
+    client: Client,
+    node: String,
+    /// Namespace and name of the port of each pod that was set up, by the pod's uid.
+    known: Mutex<HashMap<String, (String, String)>>,
+}
+
+impl Ports {
+    pub(crate) fn new(client: Client, node: String) -> Ports {
+        Ports { client, node, known: Mutex::default() }
+    }
+
+    /// Reads a network and its subnets.
+    pub(crate) async fn network(&self, name: &str) -> Result<Network, Error> {
+        #[derive(Deserialize)]
+        struct Read {
+            spec: ReadSpec,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct ReadSpec {
+            mtu: Option<u32>,
+            network_name: String,
+            cidr: String,
+            gateway: String,
+        }
+        let what = || format!("read the network {name:?} and its subnets");
+        let tenant = self.client.home();
+        let network: Read =
+            self.client.read(&NETWORKS.at(tenant).name(name)).await.map_err(|e| Error::api(what(), e))?;
+        let all: List<Read> = self
+            .client
+            .list_all(&SUBNETS.at(tenant), ListParams::default())
+            .await
+            .map_err(|e| Error::api(what(), e))?;
+        let of_it = all.items.into_iter().filter(|s| s.spec.network_name == name);
+        let subnets =
+            of_it.filter_map(|s| Some((s.spec.cidr.parse().ok()?, s.spec.gateway.parse().ok()?))).collect();
+        /// What networks have that say nothing.
+        const DEFAULT_MTU: u32 = 1450;
+        Ok(Network { mtu: network.spec.mtu.unwrap_or(DEFAULT_MTU), subnets })
+    }
+
+    async fn of_node(&self) -> Result<Vec<Port>, Error> {
+        let fields = format!("spec.nodeName={}", self.node);
+        let params = ListParams { fields, ..ListParams::default() };
+        let all: List<Port> = self
+            .client
+            .list_all(&PORTS.at(self.client.home()), params)
+            .await
+            .map_err(|e| Error::api("list the node's ports", e))?;
+        Ok(all.items)
+    }
+
+    /// The port that the host made for the node itself.
+    pub(crate) async fn own_interface(&self) -> Result<Option<OwnInterface>, Error> {
+        let port = self.of_node().await?.into_iter().find(|p| p.spec.node_interface);
+        Ok(port.and_then(|p| Some(OwnInterface { mac: p.mac()?, addresses: p.spec.addresses })))
+    }
+
+    /// The interface that a pod is to have: its port's, which is made if it is not there.
+    pub(crate) async fn pod_config(&self, pod: &PodRef, netns: &Path) -> Result<PodConfig, Error> {
+        let port = self.port_of(pod).await?;
+        let about =
+            || Error::Taken(format!("the port {}/{} has no Ethernet address", pod.namespace, pod.name));
+        let network = self.network(&port.spec.network_name).await?;
+        let place = (port.metadata.namespace.clone(), port.metadata.name.clone());
+        self.known.lock().insert(pod.uid.clone(), place);
+        Ok(PodConfig {
+            id: pod.uid.clone(),
+            namespace: netns.to_owned(),
+            mac: port.mac().ok_or_else(about)?,
+            addresses: network.with_prefix(&port.spec.addresses),
+            gateways: network.gateways_of(&port.spec.addresses),
+            mtu: network.mtu,
+        })
+    }
+
+    async fn port_of(&self, pod: &PodRef) -> Result<Port, Error> {
+        let at = PORTS.at(self.client.home()).namespace(&pod.namespace);
+        let what = || format!("make the port of the pod {}/{}", pod.namespace, pod.name);
+        // A port is named like its pod. What has the name may be of an earlier pod, and goes then.
+        for _ in 0..3 {
+            match self.client.create::<Port>(&at, &self.new_port(pod)).await {
+                Ok(port) => return Ok(port),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::api(what(), error)),
+            }
+            let at = at.clone().name(&pod.name);
+            let there: Port = match self.client.read(&at).await {
+                Ok(port) => port,
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(Error::api(what(), error)),
+            };
+            let going = there.metadata.deletion_timestamp.is_some();
+            let here = there.spec.node_name.as_deref() == Some(&self.node);
+            if there.pod_uid() == Some(&pod.uid) && here && !going {
+                return Ok(there);
+            }
+            let made_beforehand =
+                there.pod_uid().is_none() && there.spec.pod_name.as_deref() == Some(&pod.name);
+            if made_beforehand && !going {
+                if here {
+                    return Ok(there);
+                }
+                let patch = Patch::Merge(json!({"spec": {"nodeName": self.node}}));
+                return self.client.patch(&at, &patch).await.map_err(|e| Error::api(what(), e));
+            }
+            if !here || going {
+                let place = there.spec.node_name.as_deref().unwrap_or("no node");
+                return Err(Error::Taken(format!(
+                    "the port {}/{} still belongs to an earlier pod (on {place}); it is tried again",
+                    pod.namespace, pod.name
+                )));
+            }
+            self.delete(&pod.namespace, &pod.name, &there.metadata.uid).await?;
+        }
+        Err(Error::Taken(format!(
+            "the port {}/{} comes and goes; it is tried again",
+            pod.namespace, pod.name
+        )))
+    }
+
+    fn new_port(&self, pod: &PodRef) -> Value {
+        let annotation = |name: &str| pod.annotations.get(name).map(|t| t.trim()).filter(|t| !t.is_empty());
+        let list = |name: &str| {
+            annotation(name)
+                .map(|text| text.split(',').map(str::trim).filter(|t| !t.is_empty()).collect::<Vec<_>>())
+        };
+        let mut spec = json!({
+            "networkName": annotation(NETWORK_ANNOTATION).unwrap_or(DEFAULT_NETWORK),
+            "podName": pod.name, "nodeName": self.node,
+        });
+        for (field, value) in [
+            ("addresses", list(ADDRESSES_ANNOTATION).map(|l| json!(l))),
+            ("securityGroupNames", list(GROUPS_ANNOTATION).map(|l| json!(l))),
+            ("qosPolicyName", annotation(QOS_ANNOTATION).map(|t| json!(t))),
+        ] {
+            if let Some(value) = value {
+                spec[field] = value;
+            }
+        }
+        json!({
+            "apiVersion": "network.skep.io/v1", "kind": "Port",
+            "metadata": {
+                "name": pod.name, "namespace": pod.namespace,
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}],
+            },
+            "spec": spec,
+        })
+    }
+
+    /// Gives back the port of a pod. One that was made beforehand stays for the next pod of the name.
+    pub(crate) async fn release(&self, uid: &str) -> Result<(), Error> {
+        let known = self.known.lock().get(uid).cloned();
+        let port = match &known {
+            Some((namespace, name)) => {
+                let at = PORTS.at(self.client.home()).namespace(namespace).name(name);
+                match self.client.read::<Port>(&at).await {
+                    Ok(port) => Some(port),
+                    Err(error) if error.is_not_found() => None,
+                    Err(error) => return Err(Error::api(format!("read the port {namespace}/{name}"), error)),
+                }
+            }
+            // An agent that was started anew does not know; the list does.
+            None => self.of_node().await?.into_iter().find(|p| p.pod_uid() == Some(uid)),
+        };
+        if let Some(port) = port.filter(|p| p.pod_uid() == Some(uid)) {
+            self.delete(&port.metadata.namespace, &port.metadata.name, &port.metadata.uid).await?;
+        }
+        self.known.lock().remove(uid);
+        Ok(())
+    }
+
+    async fn delete(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
+        let at = PORTS.at(self.client.home()).namespace(namespace).name(name);
+        match self.client.remove(&at, &DeleteParams::uid(uid)).await {
+            Err(error) if !(error.is_not_found() || error.is_conflict()) => {
+                Err(Error::api(format!("delete the port {namespace}/{name}"), error))
+            }
+            // A conflict says that another has the name now: this one is gone.
+            _ => Ok(()),
+        }
+    }
+}
