@@ -135,6 +135,15 @@ impl Drop for Cloud {
         if !output.status.success() {
             eprintln!("{}", text(&output));
         }
+        // Machines of a test that failed are stopped by now, but not removed.
+        if let Ok(id) = fs::read_to_string(self.data().join("host-id")) {
+            let name = format!("skep-{}", id.trim());
+            let mounts = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+            for dir in mounts.map(|m| m.path().join(&name)) {
+                remove_groups(&dir);
+            }
+            remove_groups(&Path::new("/sys/fs/cgroup").join(&name));
+        }
         // What is still below the directory would keep it from being removed.
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
             let target = line.split(' ').nth(4).unwrap_or_default();
@@ -143,6 +152,16 @@ impl Drop for Cloud {
             }
         }
     }
+}
+
+/// Removes a control group and those below it; what is not there is fine.
+fn remove_groups(dir: &Path) {
+    for child in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if child.path().is_dir() {
+            remove_groups(&child.path());
+        }
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
