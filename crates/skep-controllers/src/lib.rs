@@ -36,6 +36,7 @@ mod nodes;
 mod ttl;
 mod views;
 mod volumes;
+mod workloads;
 
 pub use frame::{Controller, Enqueue, Figures, Kind, Manager, Next, Setup, SyncError, Writes};
 
@@ -58,5 +59,6 @@ pub fn all(setup: &mut Setup) -> Vec<Arc<dyn Controller>> {
     ];
     all.extend(volumes::new(setup));
     all.extend(machines::new(setup));
+    all.extend(workloads::all(setup));
     all
 }

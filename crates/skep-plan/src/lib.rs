@@ -12,15 +12,19 @@
 //! apart where a pod needs something of its own.
 
 pub mod condition;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
 pub mod intstr;
+pub mod job;
 pub mod labels;
-pub mod machines;
 pub mod meta;
 pub mod pod;
 pub mod refs;
 pub mod replicaset;
+pub mod revision;
 pub mod selector;
+pub mod statefulset;
 pub mod template;
 pub mod time;
 

@@ -83,23 +83,25 @@ pub struct More {
     pub index_ignored_failures: Option<i32>,
     /// Job: types of its conditions, with their status.
     pub conditions: Vec<(Box<str>, Box<str>)>,
-    /// Job: containers that ended.
-    pub ended: Vec<Ended>,
+    /// Job: containers that ended badly, init containers last.
+    pub failed: Vec<Failed>,
+    /// Job: when it came to its end, by the best that is known.
+    pub finished: Option<Time>,
+    /// Job: restarts of all containers together.
+    pub all_restarts: i32,
     /// StatefulSet: volumes that are claims, with the claims' names.
     pub claims: Vec<(Box<str>, Box<str>)>,
     /// DaemonSet: the one node that its affinity allows.
     pub target_node: Option<Box<str>>,
 }
 
-/// A container that ended.
+/// A container that ended with another exit code than 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct Failed {
     /// Its name.
     pub container: Box<str>,
     /// How it ended.
     pub exit_code: i32,
-    /// When.
-    pub finished: Option<Time>,
 }
 
 impl Pod {
@@ -149,7 +151,9 @@ impl Pod {
             index_failures: None,
             index_ignored_failures: None,
             conditions: Vec::new(),
-            ended: Vec::new(),
+            failed: Vec::new(),
+            finished: None,
+            all_restarts: 0,
             claims: Vec::new(),
             target_node: None,
         };
@@ -172,12 +176,6 @@ pub fn next_available<'a>(
 pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ordering {
     let ((a, a_neighbours), (b, b_neighbours)) = (a, b);
     let placed = |p: &Pod| !p.node.is_empty();
-    let phase = |p: &Pod| match p.phase {
-        Phase::Pending => 0,
-        Phase::Unknown => 1,
-        Phase::Running => 2,
-        _ => 0,
-    };
     let ready_times = || match (a.ready, b.ready, a.ready_changed, b.ready_changed) {
         (true, true, x, y) if x != y => younger_first(x, y, (a, b), now),
         _ => Ordering::Equal,
@@ -191,7 +189,7 @@ pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ord
     };
     placed(a)
         .cmp(&placed(b))
-        .then_with(|| phase(a).cmp(&phase(b)))
+        .then_with(|| phase_order(a).cmp(&phase_order(b)))
         .then_with(|| a.ready.cmp(&b.ready))
         .then_with(|| a.deletion_cost.cmp(&b.deletion_cost))
         .then_with(|| b_neighbours.cmp(&a_neighbours))
@@ -202,6 +200,34 @@ pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ord
         // Upstream leaves equals in any order; a fixed one makes a plan repeatable.
         .then_with(|| a.uid.cmp(&b.uid))
         .then_with(|| a.name.cmp(&b.name))
+}
+
+/// The same without neighbours, costs and powers of two: the order in which a Job gives up its pods.
+#[must_use]
+pub fn active_order(a: &Pod, b: &Pod) -> Ordering {
+    let younger = |a: Option<Time>, b: Option<Time>| match (a, b) {
+        (Some(a), Some(b)) => b.cmp(&a),
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    };
+    (!a.node.is_empty())
+        .cmp(&!b.node.is_empty())
+        .then_with(|| phase_order(a).cmp(&phase_order(b)))
+        .then_with(|| a.ready.cmp(&b.ready))
+        .then_with(|| {
+            if a.ready && b.ready { younger(a.ready_changed, b.ready_changed) } else { Ordering::Equal }
+        })
+        .then_with(|| b.restarts.cmp(&a.restarts))
+        .then_with(|| b.sidecar_restarts.cmp(&a.sidecar_restarts))
+        .then_with(|| younger(a.created, b.created))
+        .then_with(|| a.name.cmp(&b.name))
+}
+
+fn phase_order(p: &Pod) -> u8 {
+    match p.phase {
+        Phase::Unknown => 1,
+        Phase::Running => 2,
+        _ => 0,
+    }
 }
 
 /// Younger first, but ages are compared by their power of two only, and the uid decides between those of one: so that
@@ -249,6 +275,8 @@ struct RawPodMeta {
     creation_timestamp: Option<Time>,
     #[serde(default)]
     deletion_timestamp: Option<Time>,
+    #[serde(default)]
+    deletion_grace_period_seconds: Option<i64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -397,6 +425,7 @@ impl<'de> Deserialize<'de> for Pod {
         let ready = conditions.iter().find(|c| &*c.kind == "Ready");
         let ready_changed = ready.and_then(|c| c.last_transition_time);
         let is_ready = ready.is_some_and(|c| &*c.status == "True");
+        let ready_is_false = ready.is_some_and(|c| &*c.status == "False");
         let containers = status.container_statuses.unwrap_or_default();
         let init_containers = status.init_container_statuses.unwrap_or_default();
         let sidecars: Vec<Box<str>> = spec
@@ -426,7 +455,14 @@ impl<'de> Deserialize<'de> for Pod {
             more.index_failures = number(annotations.index_failures);
             more.index_ignored_failures = number(annotations.index_ignored_failures);
             more.conditions = conditions.into_iter().map(|c| (c.kind, c.status)).collect();
-            more.ended = init_containers.into_iter().chain(containers).filter_map(ended).collect();
+            more.finished = finished(&containers, &init_containers, &sidecars)
+                .or(ready_changed.filter(|_| ready_is_false))
+                .or(meta
+                    .deletion_timestamp
+                    .map(|t| t.plus_seconds(-meta.deletion_grace_period_seconds.unwrap_or(0))))
+                .or(meta.creation_timestamp);
+            more.all_restarts = containers.iter().chain(&init_containers).map(|c| c.restart_count).sum();
+            more.failed = containers.into_iter().chain(init_containers).filter_map(failed).collect();
         }
         if reads(OwnerKind::StatefulSet) {
             more.claims = spec
@@ -466,9 +502,22 @@ impl<'de> Deserialize<'de> for Pod {
     }
 }
 
-fn ended(status: RawContainer) -> Option<Ended> {
+fn failed(status: RawContainer) -> Option<Failed> {
     let terminated = status.state?.terminated?;
-    Some(Ended { container: status.name, exit_code: terminated.exit_code, finished: terminated.finished_at })
+    (terminated.exit_code != 0).then_some(Failed { container: status.name, exit_code: terminated.exit_code })
+}
+
+/// When the last container ended, if all have: those of the pod, and the init containers that keep running.
+fn finished(containers: &[RawContainer], init: &[RawContainer], sidecars: &[Box<str>]) -> Option<Time> {
+    let end = |c: &RawContainer| c.state.as_ref()?.terminated.as_ref()?.finished_at;
+    let mut latest = None;
+    for container in containers {
+        latest = latest.max(Some(end(container)?));
+    }
+    for sidecar in init.iter().filter(|c| sidecars.contains(&c.name)) {
+        latest = latest.max(Some(end(sidecar)?));
+    }
+    latest
 }
 
 /// The one node that the first term of a required affinity names.

@@ -55,7 +55,7 @@ fn owners_that_read_more_get_more() {
     };
     let job = owned("Job", "batch/v1");
     assert_eq!((job.more().tracked, job.more().index, job.more().index_failures), (true, Some(3), Some(1)));
-    assert_eq!(job.more().ended[0].exit_code, 42);
+    assert_eq!(job.more().failed[0].exit_code, 42);
     assert!(job.more().claims.is_empty() && job.more().target_node.is_none());
     assert_eq!(owned("StatefulSet", "apps/v1").more().claims, [("d".into(), "c".into())]);
     assert_eq!(owned("DaemonSet", "apps/v1").more().target_node.as_deref(), Some("n7"));

@@ -190,6 +190,11 @@ pub(crate) fn fnv1a(start: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(start, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(FNV_PRIME))
 }
 
+/// FNV-1, which multiplies before it mixes.
+pub(crate) fn fnv1(start: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(start, |hash, byte| hash.wrapping_mul(FNV_PRIME) ^ u32::from(*byte))
+}
+
 /// Writes a text in an alphabet without vowels and look-alikes, so that no name becomes a word.
 #[must_use]
 pub fn safe_encode(text: &str) -> String {

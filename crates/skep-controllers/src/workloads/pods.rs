@@ -1,0 +1,217 @@
+//! What all owners of pods do with them: find, follow, create, delete, take and let go.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use serde::Deserialize;
+use serde_json::Value;
+use skep_client::record::{EventType, Regarding};
+use skep_client::{
+    Client, DeleteParams, Error, Event, Informer, Level, Object, ObjectKey, ObjectPath, Patch,
+};
+use skep_plan::refs::{adopt_patch, release_patch};
+use skep_plan::replicaset::slow_start;
+use skep_plan::{Labels, Meta, OwnerKind, Pod};
+
+use super::{BY_CONTROLLER, may_adopt, orphans_of, owner_key};
+use crate::{Enqueue, Kind, SyncError, Writes};
+
+/// The pods of all owners, for one controller.
+#[derive(Clone)]
+pub(super) struct Pods {
+    pub(super) informer: Informer<Pod>,
+    client: Client,
+}
+
+/// Part of what the API server says when a namespace takes nothing new. Whoever lives there is about to go too.
+const NAMESPACE_ENDS: &str = "because it is being terminated";
+
+/// Whether a change of a pod means anything for its owner.
+fn matters(old: &Pod, new: &Pod) -> bool {
+    old.phase != new.phase
+        || old.ready != new.ready
+        || old.deleted != new.deleted
+        || old.labels != new.labels
+        || old.controller != new.controller
+        || old.restarts != new.restarts
+        || old.more != new.more
+}
+
+impl Pods {
+    pub(super) fn new(informer: Informer<Pod>, client: &Client) -> Pods {
+        Pods { informer, client: client.clone() }
+    }
+
+    /// Has owners of a kind looked at when their pods change. `matching` finds those of a namespace that would take a pod
+    /// without an owner.
+    pub(super) fn follow(
+        &self,
+        kind: OwnerKind,
+        enqueue: &Enqueue,
+        matching: impl Fn(&ObjectKey, &Labels) -> Vec<ObjectKey> + Send + Sync + 'static,
+    ) {
+        let enqueue = enqueue.clone();
+        self.informer.on_event(move |event| {
+            let pod = event.object();
+            let before = match event {
+                Event::Changed { old, new } if !matters(old, new) => return,
+                Event::Changed { old, .. } => Some(old),
+                _ => None,
+            };
+            // A pod that its own controller has made is news for nobody else's sake.
+            let level = if matches!(event, Event::Deleted(_)) { Level::Delete } else { Level::Update };
+            let owner = owner_key(&pod.key, pod.controller.as_ref(), kind);
+            if let Some(owner) = &owner {
+                enqueue.add(owner, level);
+            }
+            if let Some(old) = before.and_then(|o| owner_key(&o.key, o.controller.as_ref(), kind))
+                && owner.as_ref() != Some(&old)
+            {
+                enqueue.add(&old, level);
+            }
+            if pod.controller.is_none() && !matches!(event, Event::Deleted(_)) {
+                matching(&pod.key, &pod.labels).iter().for_each(|key| enqueue.add(key, level));
+            }
+        });
+    }
+
+    /// The pods that an owner has, and those of its namespace that nobody has.
+    pub(super) fn of(&self, key: &ObjectKey, uid: &str) -> Vec<Arc<Object<Pod>>> {
+        let mut pods = self.informer.by_index(BY_CONTROLLER, &key.tenant, uid);
+        pods.extend(self.informer.by_index(BY_CONTROLLER, &key.tenant, &orphans_of(&key.namespace)));
+        pods
+    }
+
+    fn at(&self, namespace_of: &ObjectKey) -> ObjectPath {
+        Pod::RESOURCE.at(&namespace_of.tenant).namespace(&namespace_of.namespace)
+    }
+
+    /// Creates one pod, and takes it up. `Ok(None)`: its namespace ends, and nothing can be done there.
+    pub(super) async fn create(&self, owner: &ObjectKey, body: Bytes) -> Result<Option<String>, Error> {
+        #[derive(Deserialize)]
+        struct Named {
+            metadata: Name,
+        }
+        #[derive(Deserialize)]
+        struct Name {
+            name: String,
+        }
+        match self.client.create_bytes(&self.at(owner), body).await {
+            Ok(answer) => {
+                self.informer.record(&owner.tenant, &answer)?;
+                let named: Named =
+                    serde_json::from_slice(&answer).map_err(|e| Error::Answer(e.to_string()))?;
+                Ok(Some(named.metadata.name))
+            }
+            Err(Error::Status { code: 403, message, .. }) if message.contains(NAMESPACE_ENDS) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates pods, few at first and twice as many each time, until one fails.
+    pub(super) async fn create_all(
+        &self,
+        writes: &Writes,
+        owner: &ObjectKey,
+        about: &Regarding,
+        bodies: Vec<Bytes>,
+    ) -> Result<(), Error> {
+        let mut bodies = bodies.into_iter();
+        for batch in slow_start(bodies.len()) {
+            let made = join_all(bodies.by_ref().take(batch).map(|body| self.create(owner, body))).await;
+            let mut failure = None;
+            for result in made {
+                match result {
+                    Ok(Some(name)) => {
+                        let message = format!("Created pod: {name}");
+                        writes.recorder.event(about, EventType::Normal, "SuccessfulCreate", message);
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        let message = format!("Error creating: {error}");
+                        writes.recorder.event(about, EventType::Warning, "FailedCreate", message);
+                        failure.get_or_insert(error);
+                    }
+                }
+            }
+            if let Some(error) = failure {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The object that a view in a plan belongs to.
+    pub(super) fn object(&self, owner: &ObjectKey, pod: &Pod) -> Option<Arc<Object<Pod>>> {
+        let key = ObjectKey { name: (&*pod.name).into(), ..owner.clone() };
+        self.informer.get(&key).filter(|o| o.view.uid == pod.uid)
+    }
+
+    /// Deletes pods, all at once.
+    pub(super) async fn delete_all(
+        &self,
+        writes: &Writes,
+        owner: &ObjectKey,
+        about: &Regarding,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        let delete = |pod: &Pod| {
+            let object = self.object(owner, pod);
+            let name = pod.name.clone();
+            async move {
+                let result = match &object {
+                    Some(object) => self.informer.remove(object, &DeleteParams::default()).await,
+                    None => Ok(()),
+                };
+                match &result {
+                    Ok(()) => {
+                        let message = format!("Deleted pod: {name}");
+                        writes.recorder.event(about, EventType::Normal, "SuccessfulDelete", message);
+                    }
+                    Err(error) => {
+                        let message = format!("Error deleting: {error}");
+                        writes.recorder.event(about, EventType::Warning, "FailedDelete", message);
+                    }
+                }
+                result
+            }
+        };
+        join_all(pods.iter().map(|p| delete(p))).await.into_iter().collect()
+    }
+
+    /// Patches a pod; one that is gone counts as patched.
+    pub(super) async fn patch(&self, owner: &ObjectKey, pod: &Pod, patch: Value) -> Result<(), Error> {
+        let at = self.at(owner).name(&pod.name);
+        match self.informer.patch(&at, &Patch::Strategic(patch)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => {
+                let key = ObjectKey { name: (&*pod.name).into(), ..owner.clone() };
+                self.informer.forget(&key, &pod.uid.to_string());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes and lets go of pods, as a plan says.
+    pub(super) async fn claim<V: Kind>(
+        &self,
+        writes: &Writes,
+        owner: &Object<V>,
+        meta: &Meta,
+        kind: OwnerKind,
+        finalizer: Option<&str>,
+        (adopt, release): (&[&Pod], &[&Pod]),
+    ) -> Result<(), SyncError> {
+        if !adopt.is_empty() {
+            may_adopt(writes, owner).await?;
+        }
+        let adopted = adopt.iter().map(|p| (p, adopt_patch(meta, kind, &p.uid, finalizer)));
+        let released = release.iter().map(|p| (p, release_patch(&meta.uid, &p.uid, finalizer)));
+        for (pod, patch) in adopted.chain(released) {
+            self.patch(&owner.key, pod, patch).await?;
+        }
+        Ok(())
+    }
+}
