@@ -165,7 +165,14 @@ pub fn authorize(
         .iter()
         .map(|r| FieldRequirement { field: r.field.clone(), negated: r.negated, value: r.value.clone() })
         .collect();
-    let attributes = Attributes { field_selector: &fields, ..attributes_of(&caller.user, path) };
+    let mut attributes = Attributes { field_selector: &fields, ..attributes_of(&caller.user, path) };
+    // Who asks for a collection of one object by its name asks for that object: this is how a node follows what its
+    // pods refer to.
+    if attributes.name.is_empty()
+        && let Some(name) = selector.exact("metadata.name")
+    {
+        attributes.name = name;
+    }
     let decision = decide(app, caller, tenant, &attributes);
     if decision.is_allowed() {
         return Ok(());

@@ -5,6 +5,8 @@
 //! **Must not know.** The insides of any crate: only what a user can see.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a harness fails by panicking")]
 
+pub mod agent;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -3,6 +3,7 @@
 //! **Job.** Subcommands, configuration, logging; putting the roles together. **State.** None of its own.
 //! **Tasks.** Those of the role that it runs. **Must not know.** How a role does its work.
 
+mod agent;
 mod apiserver;
 mod control_plane;
 mod controllers;
@@ -36,6 +37,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the node agent.
+    Agent(agent::Options),
     /// Runs the API server with the embedded store.
     Apiserver(apiserver::Options),
     /// Runs the API server and the roles that work for all tenants in one process: controllers and scheduler.
@@ -80,6 +83,7 @@ fn main() -> std::process::ExitCode {
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let result = match cli.command {
+        Command::Agent(options) => agent::run(options),
         Command::Apiserver(options) => apiserver::run(options),
         Command::ControlPlane(options) => control_plane::run(options),
         Command::Controllers(options) => controllers::run(options),

@@ -107,7 +107,8 @@ pub(super) fn prepare_update(pod: &mut Pod, old: &Pod, cx: &Context<'_>) {
     match cx.subresource {
         "status" => {
             pod.spec.clone_from(&old.spec);
-            pod.metadata.deletion_timestamp = None;
+            // A status says nothing about the deletion: it stays what it is.
+            pod.metadata.deletion_timestamp.clone_from(&old.metadata.deletion_timestamp);
             pod.metadata.owner_references.clone_from(&old.metadata.owner_references);
             keep_status(pod, old);
         }

@@ -1,0 +1,480 @@
+//! A pod's volumes on this machine: made before its containers, kept up to date, removed after them.
+//!
+//! Everything here blocks on the file system and runs on the blocking pool.
+
+pub mod atomic;
+pub mod payload;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use skep_base::quantity::Quantity;
+
+use crate::spec;
+use payload::Material;
+
+/// Where things lie on this machine.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The agent's own directory.
+    pub data: PathBuf,
+    /// The directory tree that pods know as their host's.
+    pub host_root: PathBuf,
+}
+
+impl Layout {
+    /// All pods' directories.
+    #[must_use]
+    pub fn pods(&self) -> PathBuf {
+        self.data.join("pods")
+    }
+
+    /// A pod's own directory.
+    #[must_use]
+    pub fn pod(&self, uid: &str) -> PathBuf {
+        self.pods().join(uid)
+    }
+
+    /// Files that must never reach a disk: secrets and tokens of all pods.
+    #[must_use]
+    pub fn memory(&self) -> PathBuf {
+        self.data.join("memory")
+    }
+
+    /// Where a volume's files lie.
+    #[must_use]
+    pub fn volume(&self, uid: &str, volume: &Volume) -> PathBuf {
+        if volume.secret.is_some() || volume.projected.is_some() {
+            self.memory().join(uid).join(&volume.name)
+        } else {
+            self.pod(uid).join("volumes").join(&volume.name)
+        }
+    }
+
+    /// A pod's logs.
+    #[must_use]
+    pub fn logs(&self, pod: &Pod) -> PathBuf {
+        self.data.join("logs").join(format!(
+            "{}_{}_{}",
+            spec::namespace(pod),
+            spec::name(pod),
+            spec::uid(pod)
+        ))
+    }
+
+    /// A container's log.
+    #[must_use]
+    pub fn log(&self, pod: &Pod, container: &str, restart_count: u32) -> PathBuf {
+        self.logs(pod).join(container).join(format!("{restart_count}.log"))
+    }
+
+    /// Seccomp profiles that pods may name.
+    #[must_use]
+    pub fn seccomp(&self) -> PathBuf {
+        self.data.join("seccomp")
+    }
+}
+
+/// A volume that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume {volume:?} : {why}")]
+pub struct VolumeError {
+    /// Its name.
+    pub volume: String,
+    /// What happened.
+    pub why: String,
+}
+
+/// A volume that is ready to be mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Where it is.
+    pub path: PathBuf,
+    /// A path below that leads to it and must be walked without leaving it: for `hostPath`.
+    pub below: Option<PathBuf>,
+    /// Containers may only read it.
+    pub read_only: bool,
+}
+
+/// A pod's volumes by name.
+pub type Volumes = BTreeMap<String, Ready>;
+
+/// Mounts the memory that secrets lie in, if a former agent has not done so already.
+///
+/// # Errors
+/// What the kernel says.
+pub fn prepare(layout: &Layout) -> io::Result<()> {
+    /// Secrets and tokens of some hundred pods; an object has 1 MiB at most. Too small: pods with secrets do not start.
+    const MEMORY_BYTES: u64 = 256 << 20;
+    fs::create_dir_all(layout.pods())?;
+    let memory = layout.memory();
+    fs::create_dir_all(&memory)?;
+    if !is_mount_point(&memory)? {
+        let options = format!("size={MEMORY_BYTES},mode=0700");
+        mount_tmpfs(&memory, &options)?;
+    }
+    Ok(())
+}
+
+fn mount_tmpfs(at: &Path, options: &str) -> io::Result<()> {
+    let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
+    mount("tmpfs", at, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str()))?;
+    Ok(())
+}
+
+fn is_mount_point(path: &Path) -> io::Result<bool> {
+    Ok(mount_points(path)?.iter().any(|p| p == path))
+}
+
+/// Mount points at and below a path, deepest first.
+fn mount_points(below: &Path) -> io::Result<Vec<PathBuf>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|p| PathBuf::from(unescape(p)))
+        .filter(|p| p.starts_with(below))
+        .collect();
+    points.sort();
+    points.reverse();
+    Ok(points)
+}
+
+/// The kernel writes blanks and the like as `\040`.
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        match after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(byte) => {
+                out.push(char::from(byte));
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push('\\');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Makes all volumes of a pod, or brings their files up to date. `stamp` names new versions of files.
+///
+/// # Errors
+/// The first volume that cannot be made.
+pub fn set_up(
+    layout: &Layout,
+    pod: &Pod,
+    material: &Material<'_>,
+    stamp: &str,
+) -> Result<Volumes, VolumeError> {
+    let uid = spec::uid(pod);
+    let group = fs_group(pod);
+    let mut ready = Volumes::new();
+    for volume in pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default() {
+        let fail = |why: String| VolumeError { volume: volume.name.clone(), why };
+        let path = layout.volume(uid, volume);
+        let one = if let Some(host) = &volume.host_path {
+            host_path(&layout.host_root, host).map_err(fail)?
+        } else if let Some(files) =
+            payload::payload(pod, volume, material).map_err(|e| fail(e.to_string()))?
+        {
+            make_files(&path, &files, stamp, group).map_err(|e| fail(e.to_string()))?;
+            nested(pod, volume, &path).map_err(|e| fail(e.to_string()))?;
+            Ready { path, below: None, read_only: true }
+        } else if let Some(source) = &volume.empty_dir {
+            let memory = source.medium.as_deref() == Some("Memory");
+            if source.medium.as_deref().is_some_and(|m| m.starts_with("HugePages")) {
+                return Err(fail("emptyDir of huge pages is not supported by this node".to_owned()));
+            }
+            let size = source.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok());
+            empty_dir(&path, memory, size.filter(|q| q.value() > 0), group)
+                .map_err(|e| fail(e.to_string()))?;
+            Ready { path, below: None, read_only: false }
+        } else {
+            return Err(fail(format!("{} is not supported by this node", kind(volume))));
+        };
+        ready.insert(volume.name.clone(), one);
+    }
+    Ok(ready)
+}
+
+fn kind(volume: &Volume) -> &'static str {
+    if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        "a persistent volume claim"
+    } else if volume.csi.is_some() {
+        "a CSI volume"
+    } else if volume.nfs.is_some() {
+        "an NFS volume"
+    } else if volume.image.is_some() {
+        "an image volume"
+    } else {
+        "a volume of this kind"
+    }
+}
+
+fn fs_group(pod: &Pod) -> Option<u32> {
+    let group = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+    u32::try_from(group).ok()
+}
+
+fn make_files(path: &Path, files: &payload::Payload, stamp: &str, group: Option<u32>) -> io::Result<()> {
+    /// Who may enter is decided by the pod's directory above, which only root can.
+    const VOLUME_MODE: u32 = 0o777;
+    if !path.exists() {
+        fs::create_dir_all(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(VOLUME_MODE))?;
+        if group.is_some() {
+            chown(path, None, group)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(VOLUME_MODE | 0o2000))?;
+        }
+    }
+    atomic::write(path, files, stamp, group)?;
+    Ok(())
+}
+
+/// A read-only volume must hold the directories on which other volumes of a container are mounted.
+fn nested(pod: &Pod, volume: &Volume, path: &Path) -> io::Result<()> {
+    for c in spec::init_containers(pod).iter().chain(spec::containers(pod)) {
+        let mounts = c.volume_mounts.as_deref().unwrap_or_default();
+        for own in mounts
+            .iter()
+            .filter(|m| m.name == volume.name && m.sub_path.is_none() && m.sub_path_expr.is_none())
+        {
+            for other in mounts {
+                let below = Path::new(&other.mount_path)
+                    .strip_prefix(&own.mount_path)
+                    .ok()
+                    .filter(|b| !b.as_os_str().is_empty());
+                if let Some(below) = below
+                    && below.components().all(|c| matches!(c, std::path::Component::Normal(_)))
+                    && !path.join(below).exists()
+                {
+                    fs::create_dir_all(path.join(below))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn empty_dir(path: &Path, memory: bool, size: Option<Quantity>, group: Option<u32>) -> io::Result<()> {
+    /// As upstream: any user of the pod may write.
+    const MODE: u32 = 0o777;
+    let fresh = !path.exists();
+    if fresh {
+        fs::create_dir_all(path)?;
+    }
+    if memory {
+        if is_mount_point(path)? {
+            return Ok(());
+        }
+        let mut options = "mode=0777".to_owned();
+        if let Some(size) = size {
+            options.push_str(&format!(",size={}", size.value()));
+        }
+        mount_tmpfs(path, &options)?;
+    } else if !fresh {
+        // Its owner and mode are the containers' to change.
+        return Ok(());
+    }
+    let mode = if group.is_some() {
+        chown(path, None, group)?;
+        MODE | 0o2000
+    } else {
+        MODE
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+fn host_path(root: &Path, source: &HostPathVolumeSource) -> Result<Ready, String> {
+    let wanted = source.type_.as_deref().unwrap_or_default();
+    let relative: PathBuf = Path::new(&source.path)
+        .components()
+        .filter(|c| matches!(c, std::path::Component::Normal(_)))
+        .collect();
+    // Links are followed inside the tree only: `/` in them is the tree's root.
+    let find = || {
+        let directory = rustix::fs::open(
+            root,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        let below = if relative.as_os_str().is_empty() { Path::new(".") } else { &relative };
+        rustix::fs::openat2(
+            &directory,
+            below,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+            rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS,
+        )
+    };
+    let shown = &source.path;
+    let meta = match find() {
+        Ok(file) => {
+            let file = fs::File::from(file);
+            Some(file.metadata().map_err(|e| e.to_string())?)
+        }
+        Err(rustix::io::Errno::NOENT) => None,
+        Err(e) => return Err(format!("{shown}: {}", io::Error::from(e))),
+    };
+    let make_parents = |path: &Path| path.parent().map_or(Ok(()), fs::create_dir_all);
+    let full = root.join(&relative);
+    let check = |what: &str, is: fn(&fs::Metadata) -> bool| match &meta {
+        Some(m) if is(m) => Ok(()),
+        _ => Err(format!("hostPath type check failed: {shown} is not {what}")),
+    };
+    match wanted {
+        "" | "DirectoryOrCreate" if meta.is_none() => {
+            fs::create_dir_all(&full).map_err(|e| format!("{shown}: {e}"))?;
+        }
+        "" => {}
+        "Directory" | "DirectoryOrCreate" => check("a directory", fs::Metadata::is_dir)?,
+        "FileOrCreate" if meta.is_none() => {
+            make_parents(&full)
+                .and_then(|()| fs::OpenOptions::new().create(true).append(true).open(&full).map(drop))
+                .map_err(|e| format!("{shown}: {e}"))?;
+        }
+        "File" | "FileOrCreate" => check("a file", fs::Metadata::is_file)?,
+        "Socket" => check("a socket file", |m| m.file_type().is_socket())?,
+        "CharDevice" => check("a character device", |m| m.file_type().is_char_device())?,
+        "BlockDevice" => check("a block device", |m| m.file_type().is_block_device())?,
+        other => return Err(format!("hostPath type {other:?} is not known")),
+    }
+    Ok(Ready {
+        path: root.to_owned(),
+        below: (!relative.as_os_str().is_empty()).then_some(relative),
+        read_only: false,
+    })
+}
+
+/// Removes a pod's volumes and directories. What is mounted there is unmounted first, and while anything still is,
+/// nothing is deleted: it could be somebody's data.
+///
+/// # Errors
+/// What the kernel says; it can be tried again.
+pub fn tear_down(layout: &Layout, uid: &str) -> io::Result<()> {
+    for root in [layout.pod(uid), layout.memory().join(uid)] {
+        if !root.exists() {
+            continue;
+        }
+        for point in mount_points(&root)? {
+            unmount(&point, UnmountFlags::DETACH)?;
+        }
+        if let Some(left) = mount_points(&root)?.first() {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!("{} is still mounted", left.display()),
+            ));
+        }
+        fs::remove_dir_all(&root)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::downward::FieldContext;
+    use crate::env::Objects;
+    use crate::state::testing::pod;
+    use serde_json::{Value, json};
+    use std::os::unix::fs::MetadataExt;
+
+    fn layout(dir: &Path) -> Layout {
+        let host_root = dir.join("host");
+        fs::create_dir_all(&host_root).unwrap();
+        Layout { data: dir.join("data"), host_root }
+    }
+
+    fn up(layout: &Layout, spec: Value) -> Result<Volumes, VolumeError> {
+        let (objects, tokens, fields) = (Objects::default(), BTreeMap::new(), FieldContext::default());
+        let material = Material { objects: &objects, tokens: &tokens, fields: &fields };
+        set_up(layout, &pod(spec), &material, "1")
+    }
+
+    #[test]
+    fn host_paths_are_checked_and_stay_in_their_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        let host = &layout.host_root;
+        fs::create_dir(host.join("d")).unwrap();
+        fs::write(host.join("f"), "").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", host.join("link")).unwrap();
+        let of = |path: &str, kind: &str| {
+            up(&layout, json!({"volumes": [{"name": "v", "hostPath": {"path": path, "type": kind}}]}))
+        };
+        for (path, kind) in [
+            ("/d", "Directory"),
+            ("/f", "File"),
+            ("/d", ""),
+            ("/n", "DirectoryOrCreate"),
+            ("/m/g", "FileOrCreate"),
+            ("/x/y", ""),
+        ] {
+            let ready = of(path, kind).unwrap_or_else(|e| panic!("{path} {kind}: {e}"));
+            assert_eq!(ready["v"].path, *host);
+            assert!(host.join(&path[1..]).exists());
+        }
+        for (path, kind, message) in [
+            ("/f", "Directory", "hostPath type check failed: /f is not a directory"),
+            ("/d", "File", "hostPath type check failed: /d is not a file"),
+            ("/none", "Directory", "hostPath type check failed: /none is not a directory"),
+            ("/f", "Socket", "hostPath type check failed: /f is not a socket file"),
+            ("/link", "File", "hostPath type check failed: /link is not a file"),
+        ] {
+            assert_eq!(of(path, kind).unwrap_err().why, message, "{path} {kind}");
+        }
+        assert_eq!(of("/../d", "Directory").unwrap()["v"].below.as_deref(), Some(Path::new("d")));
+    }
+
+    #[test]
+    fn empty_dirs_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        if fs::metadata(dir.path()).unwrap().uid() != 0 {
+            eprintln!("skipped: mounting needs root");
+            return;
+        }
+        let spec = json!({"securityContext": {"fsGroup": 4711}, "volumes": [{"name": "disk", "emptyDir": {}},
+            {"name": "mem", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}]});
+        let ready = up(&layout, spec.clone()).unwrap();
+        for name in ["disk", "mem"] {
+            let meta = fs::metadata(&ready[name].path).unwrap();
+            assert_eq!((meta.mode() & 0o7777, meta.gid()), (0o2777, 4711), "{name}");
+        }
+        fs::write(ready["mem"].path.join("kept"), "x").unwrap();
+        assert!(fs::write(ready["mem"].path.join("big"), vec![0; 2 << 20]).is_err(), "its size is limited");
+        up(&layout, spec).unwrap();
+        assert!(ready["mem"].path.join("kept").exists(), "a second look changes nothing");
+        tear_down(&layout, "uid-1").unwrap();
+        assert!(!layout.pod("uid-1").exists());
+        assert!(mount_points(dir.path()).unwrap().is_empty());
+        tear_down(&layout, "uid-1").unwrap();
+    }
+
+    #[test]
+    fn unknown_volumes_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error =
+            up(&layout(dir.path()), json!({"volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]}));
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "MountVolume.SetUp failed for volume \"v\" : an NFS volume is not supported by this node"
+        );
+    }
+
+    #[test]
+    fn escapes_of_the_mount_table() {
+        assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
+        assert_eq!(unescape("/plain"), "/plain");
+    }
+}
