@@ -18,6 +18,7 @@ pub mod deployment;
 pub mod intstr;
 pub mod job;
 pub mod labels;
+pub mod machines;
 pub mod meta;
 pub mod pod;
 pub mod refs;
