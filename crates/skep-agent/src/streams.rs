@@ -426,10 +426,10 @@ mod tests {
             (status(0, running.clone(), none.clone()), false, Ok(("now", 0))),
             (status(3, running.clone(), ended("old")), true, Ok(("old", 2))),
             (status(3, waiting.clone(), ended("old")), false, Ok(("old", 3))),
-            (status(3, waiting.clone(), ended("old")), true, Ok(("old", 3))),
+            (status(3, waiting, ended("old")), true, Ok(("old", 3))),
             (status(2, ended("now"), none.clone()), false, Ok(("now", 2))),
             (
-                status(0, running.clone(), none.clone()),
+                status(0, running, none.clone()),
                 true,
                 Err("previous terminated container \"a\" in pod \"p\" not found"),
             ),

@@ -113,7 +113,8 @@ mod tests {
             success_threshold: Some(successes),
             ..Probe::default()
         };
-        let cases: [(ProbeKind, Probe, &[bool], &[Option<ProbeResult>], bool); 4] = [
+        type Case = (ProbeKind, Probe, &'static [bool], &'static [Option<ProbeResult>], bool);
+        let cases: [Case; 4] = [
             (
                 ProbeKind::Readiness,
                 probe(2, 2),

@@ -109,7 +109,7 @@ fn the_life_of_a_pod() {
         ("False".into(), "ContainersNotReady".into(), "containers with unready status: [a]".into())
     );
     assert_eq!(s.qos_class.as_deref(), Some("BestEffort"));
-    let begun = s.start_time.clone();
+    let begun = s.start_time;
     w.sandbox = super::Sandbox { ready: true, attempt: Some(0), ips: vec!["10.0.0.2".into()] };
     w.run("i", exited(0)).run("a", running());
     w.now = at(2_000);
