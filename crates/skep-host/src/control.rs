@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use skep_api::compute::Machine;
-use skep_base::Quantity;
+use skep_base::{Quantity, TenantName};
 use skep_machine::process::{CONTROL_DIR, PROGRAM};
 use skep_machine::{MachineId, MachineSpec, Mount, Program};
 
@@ -37,7 +37,12 @@ pub(crate) struct Settings {
 }
 
 /// What a machine is to be for the driver. `Err` is a sentence.
-pub(crate) fn spec_of(machine: &Machine, uid: &str, settings: &Settings) -> Result<MachineSpec, String> {
+pub(crate) fn spec_of(
+    machine: &Machine,
+    uid: &str,
+    tenant: &TenantName,
+    settings: &Settings,
+) -> Result<MachineSpec, String> {
     let id = MachineId::new(uid).map_err(|e| e.to_string())?;
     let amount = |name: &str| -> Result<Option<Quantity>, String> {
         let text = machine.spec.resources.get(name);
@@ -57,12 +62,12 @@ pub(crate) fn spec_of(machine: &Machine, uid: &str, settings: &Settings) -> Resu
         cpu_millis,
         memory_bytes,
         pids_max: ((memory_bytes >> 20) * PIDS_PER_GIB / 1024).max(PIDS_MIN),
-        program: agent(machine, settings),
+        program: agent(machine, tenant, settings),
         mounts,
     })
 }
 
-fn agent(machine: &Machine, settings: &Settings) -> Program {
+fn agent(machine: &Machine, tenant: &TenantName, settings: &Settings) -> Program {
     let control = Path::new(CONTROL_DIR);
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let mut args = vec![PROGRAM.to_owned(), "agent".to_owned()];
@@ -72,6 +77,7 @@ fn agent(machine: &Machine, settings: &Settings) -> Program {
     add("--node", machine.node_name().to_owned());
     add("--data", AGENT_DATA.to_owned());
     add("--images", IMAGES.to_owned());
+    add("--image-scope", tenant.to_string());
     for (name, amount) in &machine.spec.resources {
         add("--capacity", format!("{name}={}", amount.0));
     }
@@ -114,14 +120,16 @@ mod tests {
             },
         }))
         .unwrap();
+        let tenant = TenantName::new("shop").unwrap();
         let settings = Settings { images: "/nowhere".into(), log: "info".to_owned() };
-        let spec = spec_of(&machine, "0b5c7f0e-1", &settings).unwrap();
+        let spec = spec_of(&machine, "0b5c7f0e-1", &tenant, &settings).unwrap();
         assert_eq!((spec.cpu_millis, spec.memory_bytes, spec.pids_max), (500, 1 << 30, 4096));
         assert_eq!((spec.id.as_str(), spec.hostname.as_str()), ("0b5c7f0e-1", "n1"));
         assert!(spec.mounts.is_empty(), "there are no images to show");
         let args = spec.program.args.join(" ");
         for part in [
             "/usr/local/bin/skep agent --kubeconfig /run/skep/kubeconfig --api-socket /run/skep/api.sock --node n1",
+            "--images /var/lib/skep-images --image-scope shop",
             "--capacity cpu=500m --capacity memory=1Gi",
             "--label a=b --label compute.skep.io/machine=m1 --label compute.skep.io/node-pool=default",
             "--label node.kubernetes.io/instance-type=small",
@@ -131,7 +139,7 @@ mod tests {
         }
         let mut broken = machine;
         broken.spec.resources.clear();
-        assert_eq!(spec_of(&broken, "x", &settings).unwrap_err(), "spec.resources[cpu] is missing");
-        assert!(spec_of(&broken, "../x", &settings).unwrap_err().contains("is not a machine's id"));
+        assert_eq!(spec_of(&broken, "x", &tenant, &settings).unwrap_err(), "spec.resources[cpu] is missing");
+        assert!(spec_of(&broken, "../x", &tenant, &settings).unwrap_err().contains("is not a machine's id"));
     }
 }

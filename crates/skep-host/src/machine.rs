@@ -176,7 +176,8 @@ impl Worker {
 
     /// Looks, and does the next thing. `None` when it is to be looked at again at once.
     async fn step(&mut self, desired: &Desired, machine: &Machine) -> Result<Option<Action>, StepError> {
-        let spec = control::spec_of(machine, &desired.uid, &self.shared.settings).map_err(StepError::Spec)?;
+        let spec = control::spec_of(machine, &desired.uid, &desired.tenant, &self.shared.settings)
+            .map_err(StepError::Spec)?;
         let observed = self.observe().await?;
         let action = next(machine, &spec, &observed, Timestamp::now());
         let id = self.id.clone();

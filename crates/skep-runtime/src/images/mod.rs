@@ -147,23 +147,33 @@ struct Inner {
     root: PathBuf,
     limits: UnpackLimits,
     next: AtomicU64,
+    /// It lies on a read-only mount: a machine sees its host's store, and can use it but not change it.
+    read_only: bool,
 }
 
 /// Work that came to nothing is removed by the next collection after this time: nobody unpacks for so long.
 const STALE_WORK: Duration = Duration::from_secs(24 * 3600);
 
 impl ImageStore {
-    /// Opens a store, or makes it.
+    /// Opens a store, or makes it. One on a read-only mount is opened for reading: nothing can be pulled or loaded into it, and a lease is
+    /// only checked, not recorded, so whoever may write to it must not collect what its readers use.
     pub fn open(root: impl Into<PathBuf>, limits: UnpackLimits) -> Result<ImageStore> {
         use std::os::unix::fs::PermissionsExt;
         let root = root.into();
+        let read_only = rustix::fs::statvfs(&root)
+            .is_ok_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+        if read_only {
+            return Ok(ImageStore {
+                inner: Arc::new(Inner { root, limits, next: AtomicU64::new(0), read_only }),
+            });
+        }
         for folder in ["blobs/sha256", "layers", "scopes", "leases", "tmp"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).at("make", &path)?;
         }
         // Layers hold set-user-id programs: only containers may execute them.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).at("protect", &root)?;
-        Ok(ImageStore { inner: Arc::new(Inner { root, limits, next: AtomicU64::new(0) }) })
+        Ok(ImageStore { inner: Arc::new(Inner { root, limits, next: AtomicU64::new(0), read_only }) })
     }
 
     /// Loads an OCI layout (directory or archive) or an archive of `docker save`, plain or compressed. All names in it are
@@ -177,6 +187,15 @@ impl ImageStore {
 
     /// Pulls an image from its registry, as far as it is not here already.
     pub async fn pull(&self, request: PullRequest) -> Result<Image> {
+        if self.inner.read_only {
+            return Err(Error::new(
+                ErrorKind::Failed,
+                format!(
+                    "image {} is not on this machine's host, whose images it can only read: load it there with `skep image load`",
+                    request.reference
+                ),
+            ));
+        }
         let store = self.clone();
         let lock = tokio::task::spawn_blocking(move || store.lock(FlockOperation::LockShared))
             .await
@@ -252,6 +271,9 @@ impl ImageStore {
                 return Err(Error::not_found(format!("image {} was removed meanwhile", image.name)));
             }
         }
+        if self.inner.read_only {
+            return Ok(());
+        }
         let layers: Vec<&Path> = image.layers.iter().filter_map(|l| l.parent()).collect();
         let text = serde_json::to_vec(&layers).map_err(|e| Error::invalid(e.to_string()))?;
         write_atomically(&self.lease_path(id)?, &text)?;
@@ -265,6 +287,9 @@ impl ImageStore {
 
     /// A container does not use its image any more.
     pub fn release(&self, id: &str) -> Result<()> {
+        if self.inner.read_only {
+            return Ok(());
+        }
         let path = self.lease_path(id)?;
         match fs::remove_file(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -363,7 +388,13 @@ impl ImageStore {
 
     fn lock(&self, operation: FlockOperation) -> Result<File> {
         let path = self.inner.root.join("lock");
-        let file = File::options().create(true).append(true).open(&path).at("open", &path)?;
+        let mut how = File::options();
+        if self.inner.read_only {
+            how.read(true)
+        } else {
+            how.create(true).append(true)
+        };
+        let file = how.open(&path).at("open", &path)?;
         flock(&file, operation).at("lock", &path)?;
         Ok(file)
     }
