@@ -42,8 +42,6 @@ const NANOS_PER_UNIT: i128 = 1_000_000_000;
 const NANOS_PER_MILLI: i128 = 1_000_000;
 /// Numbers with binary suffixes are cut to this, as upstream does; decimal ones are not.
 const BINARY_MAX_NANOS: i128 = i64::MAX as i128 * NANOS_PER_UNIT;
-/// Decimal digits that an `i128` holds for certain.
-const I128_DIGITS: usize = 38;
 /// Numbers of up to this many digits keep the way in which they were written where that is unambiguous;
 /// upstream holds them in an `i64`.
 const KEPT_DIGITS: i64 = 18;
@@ -410,12 +408,12 @@ fn decimal_nanos(whole: &str, fraction: &str, exponent: i64) -> Result<i128, Qua
     } else {
         (digits.as_slice(), [].as_slice())
     };
-    if head.len() > I128_DIGITS {
-        return Err(QuantityError::Numeric);
-    }
-    let mut nanos = head.iter().fold(0i128, |n, &d| n * 10 + i128::from(d));
+    let mut nanos = head
+        .iter()
+        .try_fold(0i128, |n, &d| n.checked_mul(10)?.checked_add(i128::from(d)))
+        .ok_or(QuantityError::Numeric)?;
     if tail.iter().any(|&d| d != 0) {
-        nanos += 1;
+        nanos = nanos.checked_add(1).ok_or(QuantityError::Numeric)?;
     }
     if shift > 0 {
         let power = u32::try_from(shift).ok().and_then(|s| 10i128.checked_pow(s));

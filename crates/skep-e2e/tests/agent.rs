@@ -154,7 +154,8 @@ async fn probes_and_hooks() {
     or_skip!();
     let (_server, _node, pods) = start("probes").await;
     // On a busy machine a probe may take its time; only what it finds shall count.
-    let patient = |script: &str| json!({"exec": {"command": sh(script)}, "periodSeconds": 1, "timeoutSeconds": 30});
+    let patient =
+        |script: &str| json!({"exec": {"command": sh(script)}, "periodSeconds": 1, "timeoutSeconds": 30});
     let exec =
         |script: &str| json!({"exec": {"command": sh(script)}, "periodSeconds": 1, "failureThreshold": 1});
     pods.create("probed", json!({"containers": [{"name": "a",

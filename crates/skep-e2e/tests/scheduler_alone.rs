@@ -48,7 +48,10 @@ async fn it_schedules_all_tenants_or_the_one_that_it_sees() {
     for (name, credential) in [("first", server.kubeconfig()), ("second", kubeconfig)] {
         let _scheduler = scheduler(&credential);
         let pods = PODS.at(&tenant).namespace("default");
-        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+        // No controller runs here that would take away the taint with which every new node begins.
+        let pod = json!({"metadata": {"name": name}, "spec": {
+            "containers": [{"name": "c", "image": "x"}], "tolerations": [{"operator": "Exists"}],
+        }});
         let _: Value = client.create(&pods, &pod).await.unwrap();
         eventually(|| async {
             let found: Value = client.read(&pods.clone().name(name)).await.unwrap();

@@ -102,7 +102,7 @@ where
                 return;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(websocket::goodbye()).await;
     };
     let inward = async move {
         while let Some(Ok(message)) = messages.next().await {

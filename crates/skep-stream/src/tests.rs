@@ -152,14 +152,18 @@ async fn websocket(path: &str, protocol: &'static str) -> WebSocketStream<Duplex
     WebSocketStream::from_raw_socket(client, Role::Client, None).await
 }
 
-/// All messages, by channel, in one.
+/// All messages, by channel, in one. The end must be in good order: kubectl takes anything else for a failure.
 async fn all(mut ws: WebSocketStream<DuplexStream>) -> [String; 4] {
     let mut channels: [Vec<u8>; 4] = Default::default();
+    let mut closed = None;
     while let Some(Ok(message)) = ws.next().await {
         if let Message::Binary(data) = message {
             channels[usize::from(data[0])].extend_from_slice(&data[1..]);
+        } else if let Message::Close(frame) = message {
+            closed = frame.map(|f| u16::from(f.code));
         }
     }
+    assert_eq!(closed, Some(1000));
     channels.map(|c| String::from_utf8(c).unwrap())
 }
 

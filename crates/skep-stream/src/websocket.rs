@@ -6,7 +6,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 /// Largest message taken from a client. Clients send what they have read from a terminal or a file: some KiB.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
@@ -22,6 +23,11 @@ pub(crate) async fn server<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> WebS
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
+}
+
+/// The end in good order. Clients take a close without a code for a failure.
+pub(crate) fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// Carries bytes: binary messages in both directions, their borders without meaning. Returns when either side has ended.
@@ -54,7 +60,7 @@ where
                 return;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(goodbye()).await;
     };
     tokio::pin!(inward, outward);
     tokio::select! {

@@ -217,9 +217,17 @@ async fn the_shim_is_small_and_quiet() {
     eprintln!("shim: {resident} KiB resident, {} KiB of it its own", field("RssAnon:"));
     // An unoptimised build; the release build's figure is in SPECIFICATION.md.
     assert!(resident < 8 << 10, "{resident} KiB");
-    let before = field("voluntary_ctxt_switches:");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(field("voluntary_ctxt_switches:"), before, "it slept");
+    // On a busy machine what happened at the start may still be told.
+    let mut quiet = false;
+    for _ in 0..20 {
+        let before = field("voluntary_ctxt_switches:");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        quiet = field("voluntary_ctxt_switches:") == before;
+        if quiet {
+            break;
+        }
+    }
+    assert!(quiet, "it slept");
     machine.finish().await;
 }
 
