@@ -46,7 +46,7 @@ fn a_node_makes_ports_of_its_pods_as_they_say() {
         "addresses": ["10.64.0.9", "fd00::9"], "securityGroupNames": ["a", "b"], "qosPolicyName": "gold",
         "networkName": "blue",
     });
-    by_node().admit::<Port>(&port("static", asked.clone()), None).unwrap();
+    by_node().admit::<Port>(&port("static", asked), None).unwrap();
     for (pod, change) in [
         ("far", json!({})),
         ("none", json!({})),

@@ -63,7 +63,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
             let _ = reported.0.set(scheduler.figures());
             scheduler.run(ended(during)).await;
         };
-        match lead(&client, &election, ended(before), work).await {
+        match Box::pin(lead(&client, &election, ended(before), work)).await {
             Led::Finished(()) | Led::Never => Ok(()),
             Led::Lost => Err(anyhow::anyhow!("the lease was lost: start again to stand for it anew")),
         }
