@@ -6,6 +6,8 @@ use serde::ser::{Error as _, Impossible, Serialize, SerializeStruct, Serializer}
 
 use crate::kind::Kind;
 
+mod nulls;
+
 /// Why request bytes are not an object of the kind.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -14,7 +16,8 @@ pub struct DecodeError {
     pub message: String,
 }
 
-/// Reads one object. Unknown fields are reported to `unknown` with their paths, in order.
+/// Reads one object. Unknown fields are reported to `unknown` with their paths, in order; those of an
+/// object that has nulls where values belong may be reported several times.
 ///
 /// # Errors
 /// [`DecodeError`] for malformed JSON and for values of the wrong type.
@@ -24,7 +27,24 @@ pub fn decode<T: Kind>(
 ) -> Result<T, DecodeError> {
     let mut de = serde_json::Deserializer::from_slice(json);
     let object = reporting(&mut de, &mut |path| unknown(&path));
-    object.and_then(|o| de.end().map(|()| o)).map_err(|e| DecodeError { message: e.to_string() })
+    let error = match object.and_then(|o| de.end().map(|()| o)) {
+        Ok(object) => return Ok(object),
+        Err(error) => error,
+    };
+    let refused = || DecodeError { message: error.to_string() };
+    let mut zeroing = nulls::Zeroing::new(json);
+    if !zeroing.replace(&error) {
+        return Err(refused());
+    }
+    loop {
+        let mut de = serde_json::Deserializer::from_slice(zeroing.json());
+        let object = reporting(&mut de, &mut |path| unknown(&path));
+        match object.and_then(|o| de.end().map(|()| o)) {
+            Ok(object) => return Ok(object),
+            Err(next) if zeroing.replace(&next) => {}
+            Err(_) => return Err(refused()),
+        }
+    }
 }
 
 /// The callback has one type for all kinds, so that the compiler makes the decoder of a pod's spec once, and not
@@ -244,6 +264,20 @@ mod tests {
         assert_eq!(back.metadata.resource_version.as_deref(), Some("17"));
         assert_eq!(back.data, cm.data);
         assert!(e.body[head_len("v1", "ConfigMap")..].starts_with(br#""metadata":"#));
+    }
+
+    #[test]
+    fn nulls_are_zero_values() {
+        let mut unknown = Vec::new();
+        let json = br#"{"metadata":{"name":null,"labels":{"a":null,"b":"x"},"finalizers":[null]},"data":null,"odd":1}"#;
+        let cm: ConfigMap = decode(json, &mut |path| unknown.push(path.to_string())).unwrap();
+        let labels = cm.metadata.labels.unwrap();
+        assert_eq!((labels["a"].as_str(), labels["b"].as_str()), ("", "x"));
+        assert_eq!(cm.metadata.finalizers.unwrap(), [""]);
+        unknown.dedup();
+        assert_eq!(unknown, ["odd"]);
+        let wrong = decode::<ConfigMap>(br#"{"metadata":{"labels":{"a":null,"b":1}}}"#, &mut |_| ());
+        assert!(wrong.unwrap_err().message.contains("null"));
     }
 
     #[test]

@@ -167,7 +167,24 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// The errors of one object, in the order found.
+/// The most of a bad value that a message repeats. Far more than any value that somebody wrote by hand; without
+/// a bound, an answer would be several times as large as a request that is nothing but one bad value.
+pub(crate) const MAX_SHOWN_BYTES: usize = 16 * 1024;
+
+/// A text, or its beginning if it is longer than `max_bytes`.
+#[must_use]
+pub fn cut(text: &str, max_bytes: usize) -> std::borrow::Cow<'_, str> {
+    if text.len() <= max_bytes {
+        return text.into();
+    }
+    format!("{}... ({} bytes)", &text[..text.floor_char_boundary(max_bytes)], text.len()).into()
+}
+
+/// The most errors that are kept of one object: an answer that lists more helps nobody, and a request of nothing but
+/// errors would make one that is a hundred times as large.
+const MAX_ERRORS: usize = 1000;
+
+/// The errors of one object, in the order found; the first thousand of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Errors(Vec<FieldError>);
 
@@ -184,6 +201,12 @@ impl Errors {
         self.0.is_empty()
     }
 
+    /// Whether no more are kept: then there is no use in looking further.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= MAX_ERRORS
+    }
+
     /// How many things are wrong.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -197,20 +220,23 @@ impl Errors {
 
     /// Adds one made elsewhere.
     pub fn push(&mut self, error: FieldError) {
-        self.0.push(error);
+        if !self.is_full() {
+            self.0.push(error);
+        }
     }
 
     /// Adds another object's.
     pub fn extend(&mut self, other: Errors) {
-        self.0.extend(other.0);
+        other.0.into_iter().for_each(|error| self.push(error));
     }
 
     fn add(&mut self, kind: ErrorKind, path: &Path<'_>, message: String) {
-        self.0.push(FieldError { kind, field: path.to_string(), message });
+        self.push(FieldError { kind, field: path.to_string(), message });
     }
 
     fn add_valued(&mut self, kind: ErrorKind, path: &Path<'_>, value: &str, detail: &str) {
         let sep = if detail.is_empty() { "" } else { ": " };
+        let value = cut(value, MAX_SHOWN_BYTES);
         self.add(kind, path, format!("{}: {value}{sep}{detail}", kind.words()));
     }
 
@@ -290,14 +316,10 @@ impl fmt::Display for Errors {
     /// One error as it is, several as `[a, b]`, as upstream's aggregate prints them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Equal messages are named once.
-        let mut seen: Vec<String> = Vec::new();
-        for e in &self.0 {
-            let text = e.to_string();
-            if !seen.contains(&text) {
-                seen.push(text);
-            }
-        }
-        match seen.as_slice() {
+        let mut known = std::collections::HashSet::new();
+        let texts: Vec<String> =
+            self.0.iter().map(ToString::to_string).filter(|text| known.insert(text.clone())).collect();
+        match texts.as_slice() {
             [one] => f.write_str(one),
             many => write!(f, "[{}]", many.join(", ")),
         }
@@ -369,6 +391,20 @@ mod tests {
                 "n: Too long: may not be more than 63 bytes",
             ]
         );
+    }
+
+    #[test]
+    fn huge_values_are_cut() {
+        let mut e = Errors::new();
+        e.invalid(&Path::root("a"), "é".repeat(1_000_000), "no");
+        let text = e.to_string();
+        assert!(text.len() < 20_000 && text.ends_with("... (2000002 bytes): no"), "{}", text.len());
+        for i in 0..2000 {
+            e.required(&Path::root("l").index(i), "");
+        }
+        assert_eq!(e.len(), MAX_ERRORS);
+        assert_eq!(cut("aé", 2), "a... (3 bytes)");
+        assert_eq!(cut("aé", 3), "aé");
     }
 
     #[test]

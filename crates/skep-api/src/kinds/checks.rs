@@ -213,6 +213,16 @@ pub(crate) fn pod_name_warning(metadata: &ObjectMeta, warnings: &mut Vec<String>
     }
 }
 
+/// The column of kinds that upstream prints with its default table, which shows the time instead of the age.
+pub(crate) const CREATED_AT: Column =
+    Column { ty: "date", ..Column::string("Created At", "When the object was created.") };
+
+/// The cell of [`CREATED_AT`].
+pub(crate) fn created_cell(meta: &ObjectMeta) -> Cell {
+    let created = meta.creation_timestamp.as_ref();
+    created.map(|t| t.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default().into()
+}
+
 /// The wide columns of kinds with a pod template.
 pub(crate) const CONTAINERS: Column =
     Column::string("Containers", "Names of the template's containers.").wide();

@@ -1,5 +1,7 @@
 //! The registrations, a module per API group.
 
+pub mod admissionregistration;
+pub mod apiextensions;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;
@@ -21,6 +23,7 @@ pub mod storage;
 pub(crate) mod tables;
 #[cfg(test)]
 mod testing;
+mod webhook;
 
 use crate::registry::Registry;
 
@@ -38,6 +41,8 @@ pub(crate) fn register(registry: &mut Registry) {
     policy::register(registry);
     rbac::register(registry);
     storage::register(registry);
+    admissionregistration::register(registry);
+    apiextensions::register(registry);
     scheduling::register(registry);
     coordination::register(registry);
     node::register(registry);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::field::{Errors, Json, Path};
 use crate::kind::{Kind, KindInfo, NameRule};
+use crate::kinds::checks;
 use crate::meta::{self, LabelSelectorOptions};
 use crate::registry::Registry;
 use crate::table::{Cell, Column};
@@ -28,19 +29,11 @@ pub(super) fn register(registry: &mut Registry) {
 
 /// Upstream prints roles with its default table, which shows the time instead of the age.
 fn role_columns() -> Vec<Column> {
-    let created = Column {
-        name: "Created At",
-        ty: "date",
-        format: "",
-        description: "When the object was created.",
-        priority: 0,
-    };
-    vec![Column::NAME, created]
+    vec![Column::NAME, checks::CREATED_AT]
 }
 
 fn role_row(meta: &ObjectMeta) -> Vec<Cell> {
-    let created = meta.creation_timestamp.as_ref().map(|t| t.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-    vec![meta::name_cell(meta), created.unwrap_or_default().into()]
+    vec![meta::name_cell(meta), checks::created_cell(meta)]
 }
 
 fn validate_rules(rules: Option<&[PolicyRule]>, namespaced: bool, errors: &mut Errors) {

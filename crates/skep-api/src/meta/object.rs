@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectM
 use skep_base::label;
 
 use super::{check, format, selector};
-use crate::field::{Bare, Errors, Json, Path};
+use crate::field::{Bare, Errors, Json, MAX_SHOWN_BYTES, Path, cut};
 use crate::kind::KindInfo;
 
 /// Keys and values of all annotations together: they are in every list and every agent's cache.
@@ -151,7 +151,12 @@ pub fn validate_annotations(annotations: &BTreeMap<String, String>, path: &Path<
 /// The fields of every reference, and that at most one is the controller.
 pub fn validate_owner_references(references: &[OwnerReference], path: &Path<'_>, errors: &mut Errors) {
     let mut controller: Option<String> = None;
+    // Every second controller is reported with all references: they are written out once.
+    let mut shown: Option<String> = None;
     for reference in references {
+        if errors.is_full() {
+            return;
+        }
         validate_owner_reference(reference, path, errors);
         if reference.controller != Some(true) {
             continue;
@@ -163,8 +168,11 @@ pub fn validate_owner_references(references: &[OwnerReference], path: &Path<'_>,
                     "Only one reference can have Controller set to true. Found \"true\" in references for \
                      {first} and {this}"
                 );
-                let shown: Vec<String> = references.iter().map(shown_reference).collect();
-                errors.invalid(path, Bare(&format!("[{}]", shown.join(","))), &detail);
+                let shown = shown.get_or_insert_with(|| {
+                    let all: Vec<String> = references.iter().map(shown_reference).collect();
+                    cut(&format!("[{}]", all.join(",")), MAX_SHOWN_BYTES).into_owned()
+                });
+                errors.invalid(path, Bare(shown), &detail);
             }
             None => controller = Some(this),
         }

@@ -1,4 +1,5 @@
 //! What may change in a pod, and through which subresource.
+#![allow(clippy::disallowed_methods, reason = "tests measure time and read files")]
 
 use serde_json::{Value, json};
 
