@@ -56,7 +56,8 @@ use skep_api::Object;
 
 pub use body::Body;
 pub use quota::{
-    Account, Charges, Recount, TenantUsage, TenantUsageSpec, TenantUsageStatus, charges, settle,
+    Account, Charges, Recount, TenantUsage, TenantUsageSpec, TenantUsageStatus, charges, may_be_charged,
+    settle,
 };
 pub use refusal::{Cause, Details, Refusal};
 pub use review::{Attributes, Lookup, Operation, Review, Stored};
@@ -111,6 +112,7 @@ pub fn validate(review: &Review<'_>, object: Option<&dyn Object>) -> Result<(), 
         namespace::admit(review)?;
         compute::admit(review, None)?;
         network::admit(review, None)?;
+        priority::admit_removal(review)?;
         return node_restriction::admit(review, None);
     };
     let any = object.as_any();

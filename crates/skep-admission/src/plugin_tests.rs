@@ -427,3 +427,25 @@ fn approving_and_signing_need_rights_on_the_signer() {
     assert_eq!(update("status", &[], &old), None);
     assert_eq!(update("", &[], &new), None);
 }
+
+#[test]
+fn the_systems_priority_classes_stay() {
+    for (name, stays) in [
+        ("system-node-critical", true),
+        ("system-cluster-critical", true),
+        ("system-x", false),
+        ("high", false),
+    ] {
+        let class = json!({"metadata": {"name": name}}).to_string();
+        let result = Request::delete(World::new()).remove::<PriorityClass>(&class);
+        assert_eq!(result.is_err(), stays, "{name}");
+        if let Err(refusal) = result {
+            assert_eq!(
+                refusal.message,
+                format!(
+                    r#"priorityclasses.scheduling.k8s.io "{name}" is forbidden: this is a system priority class and cannot be deleted"#
+                )
+            );
+        }
+    }
+}

@@ -59,6 +59,16 @@ pub(crate) fn mutate_pod(review: &Review<'_>, pod: &mut Pod) -> Result<(), Refus
     Ok(())
 }
 
+/// The classes that the control plane's own pods rely on stay.
+pub(crate) fn admit_removal(review: &Review<'_>) -> Result<(), Refusal> {
+    const SYSTEM: [&str; 2] = ["system-node-critical", "system-cluster-critical"];
+    let group = &PRIORITY_CLASSES;
+    if review.is(group.group(), group.resource()) && SYSTEM.contains(&review.name) {
+        return Err(review.forbid("this is a system priority class and cannot be deleted"));
+    }
+    Ok(())
+}
+
 pub(crate) fn validate_class(review: &Review<'_>, class: &PriorityClass) -> Result<(), Refusal> {
     if !review.is_main() || class.global_default != Some(true) {
         return Ok(());

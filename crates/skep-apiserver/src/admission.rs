@@ -2,6 +2,7 @@
 //! settled in the same transaction as the write that they are about. Also RBAC's rule that nobody grants
 //! what they do not hold, which needs the authorizer itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +22,27 @@ use crate::objects::Objects;
 use crate::rest::admit::{Operation, Review};
 use crate::status::{About, ApiError, Cause, Details};
 
-pub use skep_admission::Charges;
+/// What a write changes in quotas, and what must still hold when it is committed for that to be right.
+#[derive(Clone, Debug, Default)]
+pub struct Charges {
+    /// One for each object that the write is about; none that are empty.
+    bills: Vec<skep_admission::Charges>,
+    /// That no quota was recounted since; `None` for writes that no quota can be about.
+    unchanged: Option<Op>,
+}
+
+impl Charges {
+    /// Whether there is nothing to settle.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bills.is_empty()
+    }
+
+    /// Takes out the condition on which the charges are right.
+    pub fn take_condition(&mut self) -> Option<Op> {
+        self.unchanged.take()
+    }
+}
 
 /// One tenant's objects, as admission sees them.
 struct TenantObjects<'a> {
@@ -147,7 +168,45 @@ pub fn validate(review: &Review<'_>, object: Option<&dyn Object>) -> Result<(), 
 /// # Errors
 /// What is refused.
 pub fn charges(review: &Review<'_>, object: Option<&dyn Object>) -> Result<Charges, ApiError> {
-    ask(review, |r| skep_admission::charges(r, object))
+    let key = Key::new(review.kind.resource().clone(), review.tenant.clone(), review.namespace, review.name);
+    if review.app.objects.is_default(&key) || !ask(review, |r| Ok(skep_admission::may_be_charged(r)))? {
+        return Ok(Charges::default());
+    }
+    // Read before the quotas are: a recount in between is then noticed.
+    let unchanged = Some(crate::quota::no_recount_since(review.app, review.tenant));
+    let bill = ask(review, |r| skep_admission::charges(r, object))?;
+    Ok(Charges { bills: Some(bill).filter(|b| !b.is_empty()).into_iter().collect(), unchanged })
+}
+
+/// Adds to the charges of a write those of what is made with it in the same transaction.
+///
+/// # Errors
+/// When there is no room for these.
+pub fn charge_companions(
+    review: &Review<'_>,
+    companions: &[Op],
+    charges: &mut Charges,
+) -> Result<(), ApiError> {
+    for op in companions {
+        // A new tenant's objects are counted when its quota is.
+        let Op::Put { key, value, .. } = op else { continue };
+        if key.tenant != *review.tenant {
+            continue;
+        }
+        let Some(kind) = review.app.registry.stored(&key.resource) else { continue };
+        let object = kind.decode_stored(&value.body).map_err(ApiError::internal)?;
+        let of_companion = Review {
+            kind: kind.as_ref(),
+            namespace: &key.namespace,
+            name: &key.name,
+            operation: Operation::Create,
+            subresource: "",
+            old: None,
+            ..*review
+        };
+        charges.bills.extend(self::charges(&of_companion, Some(object.as_ref()))?.bills);
+    }
+    Ok(())
 }
 
 fn no_escalation(review: &Review<'_>, object: &dyn Object) -> Result<(), ApiError> {
@@ -205,13 +264,23 @@ pub async fn commit_charged(
         return Err(ApiError::internal("quotas are not served"));
     };
     let plan = move |view: &skep_store::View<'_>| -> Result<Txn, ApiError> {
-        let accounts = skep_admission::settle(&charges, |key| view.get(key).map(Json))?;
-        let mut ops = ops.clone();
-        for (key, account) in accounts {
-            let value: NewValue = match &account {
-                Account::Namespace(quota) => new_value(quotas.as_ref(), quota.as_ref())?,
-                Account::Tenant(usage) => new_value(usages.as_ref(), usage.as_ref())?,
+        let mut settled: BTreeMap<Key, NewValue> = BTreeMap::new();
+        for bill in &charges.bills {
+            // Each bill is settled on what the ones before have left.
+            let read = |key: &Key| match settled.get(key) {
+                Some(value) => Some(Bytes::copy_from_slice(&value.body)),
+                None => view.get(key).map(|value| Bytes::from_owner(Json(value))),
             };
+            for (key, account) in skep_admission::settle(bill, read)? {
+                let value = match &account {
+                    Account::Namespace(quota) => new_value(quotas.as_ref(), quota.as_ref())?,
+                    Account::Tenant(usage) => new_value(usages.as_ref(), usage.as_ref())?,
+                };
+                settled.insert(key, value);
+            }
+        }
+        let mut ops = ops.clone();
+        for (key, value) in settled {
             // The quota may itself be what the write is about: then it is not written twice.
             if ops.iter().all(|op| *op.key() != key) {
                 ops.push(Op::Put { key, value, expect: Expect::Exists, ttl_s: None });

@@ -42,6 +42,8 @@ pub enum WriteError {
         /// What was not as expected.
         key: Box<Key>,
     },
+    /// A quota was counted anew since the write was measured: measure it again.
+    Recounted,
     /// It will not happen.
     Refused(ApiError),
 }
@@ -74,6 +76,8 @@ pub struct App {
     pub fair: Arc<Fair>,
     /// Counters.
     pub metrics: crate::metrics::Metrics,
+    /// Who did what, if that is to be written down: set before the server listens.
+    pub audit: std::sync::OnceLock<Arc<crate::audit::AuditLog>>,
     schema: MergeSchema,
     type_names: FxHashMap<(String, String), String>,
     /// The OpenAPI documents, made when first asked for.
@@ -128,6 +132,7 @@ impl App {
             tunnels: crate::rest::stream::Tunnels::default(),
             fair: Fair::new(crate::fair::PLACES, crate::fair::QUEUE),
             metrics: crate::metrics::Metrics::default(),
+            audit: std::sync::OnceLock::new(),
             followed: Followed::default(),
             shutdown: tokio::sync::watch::Sender::new(false),
             config,
@@ -142,6 +147,7 @@ impl App {
         crate::follow::start(&app).await?;
         crate::reaper::start(&app);
         crate::namespaces::start(&app);
+        crate::certificates::start(&app);
         Ok(app)
     }
 
@@ -217,10 +223,15 @@ impl App {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn commit(&self, op: Op, more: Vec<Op>, charges: Charges) -> Result<Arc<Value>, WriteError> {
+    pub async fn commit(
+        &self,
+        op: Op,
+        more: Vec<Op>,
+        mut charges: Charges,
+    ) -> Result<Arc<Value>, WriteError> {
         let key = op.key().clone();
         let mut ops: SmallVec<[Op; 1]> = SmallVec::new();
-        for op in std::iter::once(op).chain(more) {
+        for op in std::iter::once(op).chain(more).chain(charges.take_condition()) {
             let conflict = || WriteError::Conflict { key: Box::new(key.clone()) };
             ops.push(self.objects.translate(op).map_err(|Taken| conflict())?);
         }
@@ -259,7 +270,7 @@ impl App {
         key: &Key,
         revision: Revision,
         old: &dyn Object,
-        charges: Charges,
+        mut charges: Charges,
     ) -> Result<(), WriteError> {
         let op = Op::Delete { key: key.clone(), expect: Expect::Revision(revision) };
         let op = self
@@ -269,6 +280,7 @@ impl App {
         let store = self.objects.store();
         let mut ops: SmallVec<[Op; 1]> = smallvec::smallvec![op];
         ops.extend(crate::alloc::release(&key.tenant, old));
+        ops.extend(charges.take_condition());
         let changes = if charges.is_empty() {
             store.commit(Txn(ops)).await
         } else {
@@ -301,6 +313,7 @@ pub async fn ended(shutdown: &mut tokio::sync::watch::Receiver<bool>) {
 
 fn commit_error(error: CommitError) -> WriteError {
     WriteError::Refused(match error {
+        CommitError::Conflict { key, .. } if crate::quota::is_marker(&key) => return WriteError::Recounted,
         CommitError::Conflict { key, .. } => return WriteError::Conflict { key },
         CommitError::NoSpace => ApiError::no_space(),
         CommitError::TooLarge { .. } => ApiError::too_large(error.to_string()),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use skep_api::UserInfo;
 use skep_auth::attributes::{Attributes, FieldRequirement, forbidden_message};
 use skep_auth::authn::{LiveKind, Liveness, ObjectState, TenantDirectory};
-use skep_auth::authorize::Target;
+use skep_auth::authorize::Target as AuthorizeIn;
 use skep_auth::identity::Identity;
 use skep_auth::impersonate::{ImpersonationError, impersonate, wanted_user};
 use skep_auth::rbac::Decision;
@@ -16,7 +16,7 @@ use skep_base::selector::FieldSelector;
 use skep_base::{GroupResource, Key, TenantName};
 
 use crate::app::App;
-use crate::request::{Action, ResourcePath, View};
+use crate::request::{Action, ResourcePath, Route, Target, View};
 use crate::status::{About, ApiError};
 
 /// Who makes a request, and whose rights they use.
@@ -82,7 +82,7 @@ pub fn authenticate(
     app: &App,
     headers: &HeaderMap,
     certificate: Option<&Result<Arc<Identity>, ApiError>>,
-    view: &View,
+    route: &Route,
     now: Timestamp,
 ) -> Result<Caller, ApiError> {
     let identity = match bearer(headers)? {
@@ -98,13 +98,8 @@ pub fn authenticate(
         None => match certificate {
             Some(Ok(identity)) => identity.clone(),
             Some(Err(e)) => return Err(e.clone()),
-            None => {
-                // Without a credential nothing is learned of tenants, not even which there are.
-                if *view != View::Own {
-                    return Err(ApiError::unauthorized());
-                }
-                Identity::anonymous(TenantName::system())
-            }
+            // Without a credential nothing is learned of tenants, not even which there are.
+            None => anonymous(app, route).ok_or_else(ApiError::unauthorized)?,
         },
     };
     let record = app.tenants.get(&identity.tenant).filter(|t| !t.closed);
@@ -116,6 +111,27 @@ pub fn authenticate(
     let user = Arc::new(identity.user.clone());
     Ok(Caller { identity, user })
 }
+
+/// Nobody in particular. In a tenant they exist only where the tenant has said that anybody may read its token issuer's
+/// configuration and keys (by binding `system:service-account-issuer-discovery`), so that what tenants there
+/// are cannot be found out.
+fn anonymous(app: &App, route: &Route) -> Option<Arc<Identity>> {
+    let (tenant, path) = match (&route.view, &route.target) {
+        (View::Own, _) => return Some(Identity::anonymous(TenantName::system())),
+        (View::Tenant(tenant), Target::NonResource(path)) if ISSUER_DISCOVERY.contains(&path.as_str()) => {
+            (tenant, path)
+        }
+        _ => return None,
+    };
+    app.tenants.get(tenant).filter(|t| !t.closed)?;
+    let identity = Identity::anonymous(tenant.clone());
+    let attributes = Attributes::path(&identity.user, "get", path);
+    let decision = app.authorizer.authorize(tenant, AuthorizeIn::Tenant(tenant), &attributes);
+    decision.is_allowed().then_some(identity)
+}
+
+/// What those read who check a tenant's tokens without asking the server.
+const ISSUER_DISCOVERY: [&str; 2] = ["/.well-known/openid-configuration", "/openid/v1/jwks"];
 
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
@@ -200,7 +216,7 @@ pub fn impersonated(
     caller: Caller,
     tenant: Option<&TenantName>,
     parts: &http::request::Parts,
-    target: &crate::request::Target,
+    target: &Target,
 ) -> Result<Caller, ApiError> {
     if !parts.headers.keys().any(|k| k.as_str().starts_with("impersonate-")) {
         return Ok(caller);
@@ -215,8 +231,8 @@ pub fn impersonated(
     let Some(wanted) = wanted_user(headers).map_err(bad)? else { return Ok(caller) };
     let verb = parts.method.as_str().to_ascii_lowercase();
     let request = match target {
-        crate::request::Target::Resource(path) => attributes_of(&caller.user, path),
-        crate::request::Target::NonResource(path) => Attributes::path(&caller.user, &verb, path),
+        Target::Resource(path) => attributes_of(&caller.user, path),
+        Target::NonResource(path) => Attributes::path(&caller.user, &verb, path),
     };
     let user = impersonate(&wanted, &request, |a| decide(app, &caller, tenant, a)).map_err(bad)?.user;
     let identity = Arc::new(Identity { user: user.clone(), ..(*caller.identity).clone() });
@@ -231,7 +247,7 @@ pub fn decide(
     tenant: Option<&TenantName>,
     attributes: &Attributes<'_>,
 ) -> Decision {
-    let target = tenant.map_or(Target::AllTenants, Target::Tenant);
+    let target = tenant.map_or(AuthorizeIn::AllTenants, AuthorizeIn::Tenant);
     app.authorizer.authorize(caller.home(), target, attributes)
 }
 

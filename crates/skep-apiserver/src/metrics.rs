@@ -92,6 +92,16 @@ pub fn render(app: &App) -> String {
         write(format_args!("apiserver_request_duration_seconds_sum{{verb=\"{name}\"}} {seconds}"));
         write(format_args!("apiserver_request_duration_seconds_count{{verb=\"{name}\"}} {count}"));
     }
+    if let Some(audit) = app.audit.get() {
+        for (name, help, counter) in [
+            ("apiserver_audit_event_total", "Audit events taken up.", &audit.counters().events),
+            ("apiserver_audit_error_total", "Audit events lost.", &audit.counters().dropped),
+        ] {
+            write(format_args!("# HELP {name} {help}"));
+            write(format_args!("# TYPE {name} counter"));
+            write(format_args!("{name} {}", counter.load(Ordering::Relaxed)));
+        }
+    }
     let stats = app.objects.store().stats();
     let (busy, waiting) = app.fair.load();
     for (name, help, value) in [

@@ -8,19 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use parking_lot::Mutex;
-use skep_api::{DynKind, Verb};
-use skep_auth::identity::{Credential, Identity};
-use skep_base::{GroupResource, Key, Scope, TenantName};
+use skep_api::Verb;
+use skep_base::{GroupResource, Key, Scope};
 use skep_store::{ListOptions, Value};
 use tokio::sync::Semaphore;
 
 use crate::app::App;
-use crate::auth::Caller;
-use crate::negotiate::Accept;
-use crate::request::{Action, Options, ResourcePath};
+use crate::request::Action;
 use crate::rest::write::{Preconditions, update_with};
 use crate::rest::{Call, delete};
 use crate::status::ApiError;
@@ -109,44 +105,6 @@ fn look(
     });
 }
 
-/// A call of the server's own, on behalf of a tenant.
-fn own_call(app: &Arc<App>, tenant: &TenantName, kind: &Arc<dyn DynKind>, namespace: &str) -> Call {
-    let info = kind.info();
-    let user = skep_api::UserInfo {
-        name: USER.to_owned(),
-        groups: vec![skep_auth::groups::MASTERS.to_owned()],
-        ..skep_api::UserInfo::default()
-    };
-    let identity = Identity {
-        tenant: tenant.clone(),
-        tenant_uid: None,
-        user: user.clone(),
-        credential: Credential::ClientCert,
-    };
-    Call {
-        app: app.clone(),
-        caller: Caller { identity: Arc::new(identity), user: Arc::new(user) },
-        tenant: Some(tenant.clone()),
-        path: ResourcePath {
-            group: info.group.to_string(),
-            version: info.version.to_string(),
-            resource: info.plural.to_string(),
-            namespace: namespace.to_owned(),
-            name: String::new(),
-            subresource: String::new(),
-            rest: String::new(),
-            action: Action::DeleteCollection,
-        },
-        kind: kind.clone(),
-        options: Options::default(),
-        headers: http::HeaderMap::new(),
-        accept: Accept::JSON,
-        now: Timestamp::now(),
-        upgrade: Mutex::default(),
-        warnings: Mutex::default(),
-    }
-}
-
 /// Deletes what can be deleted now; says whether the namespace is gone.
 async fn empty(app: &Arc<App>, key: &Key) -> Result<bool, ApiError> {
     let mut left = 0;
@@ -165,7 +123,8 @@ async fn empty(app: &Arc<App>, key: &Key) -> Result<bool, ApiError> {
         let one = ListOptions { limit: Some(1), ..ListOptions::default() };
         let any = |app: &App| app.objects.store().list(&scope, &one).is_ok_and(|l| !l.items.is_empty());
         if any(app) {
-            let call = own_call(app, &key.tenant, kind, &key.name);
+            let mut call = Call::own(app, &key.tenant, kind, USER, Action::DeleteCollection);
+            call.path.namespace = key.name.to_string();
             delete::delete_collection(&call, &Bytes::new()).await?;
             left += usize::from(any(app));
         }
@@ -174,7 +133,7 @@ async fn empty(app: &Arc<App>, key: &Key) -> Result<bool, ApiError> {
         return Ok(false);
     }
     let Some(kind) = app.kind("", "v1", "namespaces") else { return Ok(true) };
-    let mut call = own_call(app, &key.tenant, kind, "");
+    let mut call = Call::own(app, &key.tenant, kind, USER, Action::Update);
     call.path.name = key.name.to_string();
     call.path.subresource = "finalize".to_owned();
     update_with(&call, key, Preconditions::default(), |old| {

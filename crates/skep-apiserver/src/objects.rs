@@ -72,6 +72,15 @@ impl Objects {
         Some((template, self.tenants.get(&key.tenant)?))
     }
 
+    /// Whether a key is that of a default object. Such objects count in no quota, in whatever form a tenant has them: as
+    /// the default itself, as a copy of its own, or deleted.
+    #[must_use]
+    pub fn is_default(&self, key: &Key) -> bool {
+        self.templates
+            .get(&key.resource)
+            .is_some_and(|t| t.contains_key(&(key.namespace.to_string(), key.name.to_string())))
+    }
+
     /// One object.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Arc<Value>> {

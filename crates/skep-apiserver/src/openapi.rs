@@ -1,4 +1,8 @@
-//! OpenAPI v3, a document per group and version, and the merge rules made from the same schemas.
+//! OpenAPI v3, a document per group and version, v2 made from them, and the merge rules made from the same
+//! schemas.
+
+pub mod gnostic;
+pub mod v2;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +14,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value as Json, json};
 use sha2::Digest;
-use skep_api::{DynKind, Registry, Verb};
+use skep_api::{DynKind, KindInfo, Registry, Verb};
 use skep_patch::schema::{self, MergeSchema};
 
 use crate::app::App;
@@ -86,19 +90,43 @@ pub fn index(app: &App, operator: bool) -> Json {
 pub fn document(app: &App, path: &str, operator: bool) -> Option<Bytes> {
     let (group, version) =
         group_versions(&app.registry, operator).into_iter().find(|(g, v)| path_of(g, v) == path)?;
-    if let Some(made) = app.openapi.made.lock().get(path) {
+    let name = format!("{path} operator={operator}");
+    if let Some(made) = app.openapi.made.lock().get(&name) {
         return Some(made.clone());
     }
-    let bytes = Bytes::from(make(&app.registry, &group, &version).to_string());
-    app.openapi.made.lock().insert(path.to_owned(), bytes.clone());
+    let bytes = Bytes::from(make(&app.registry, &group, &version, operator).to_string());
+    app.openapi.made.lock().insert(name, bytes.clone());
     Some(bytes)
 }
 
-fn make(registry: &Registry, group: &str, version: &str) -> Json {
+/// The v3 documents of all groups and versions.
+pub fn all(registry: &Registry, operator: bool) -> impl Iterator<Item = Json> + '_ {
+    group_versions(registry, operator)
+        .into_iter()
+        .map(move |(group, version)| make(registry, &group, &version, operator))
+}
+
+/// `GET /openapi/v2`, in JSON or protobuf.
+#[must_use]
+pub fn document_v2(app: &App, protobuf: bool, operator: bool) -> Bytes {
+    let name = format!("v2 protobuf={protobuf} operator={operator}");
+    if let Some(made) = app.openapi.made.lock().get(&name) {
+        return made.clone();
+    }
+    let document = v2::merge(all(&app.registry, operator));
+    let bytes =
+        Bytes::from(if protobuf { gnostic::encode(&document) } else { document.to_string().into_bytes() });
+    app.openapi.made.lock().insert(name, bytes.clone());
+    bytes
+}
+
+fn make(registry: &Registry, group: &str, version: &str, operator: bool) -> Json {
     let mut generator = generator();
     let mut paths = Map::new();
     let mut kinds_of_type: BTreeMap<String, Json> = BTreeMap::new();
-    for kind in registry.iter().filter(|k| k.info().group == group && k.info().version == version) {
+    let shown = |i: &KindInfo| operator || !crate::discovery::operator_only(&i.group, &i.plural);
+    let kinds = registry.iter().filter(|k| k.info().group == group && k.info().version == version);
+    for kind in kinds.filter(|k| shown(k.info())) {
         let reference = kind.schema(&mut generator).to_value();
         if let Some(name) = referred(&reference) {
             kinds_of_type.insert(name, gvk(kind.as_ref()));
@@ -108,6 +136,10 @@ fn make(registry: &Registry, group: &str, version: &str) -> Json {
     let mut schemas = generator.take_definitions(true);
     for (name, schema) in &mut schemas {
         extend(name, schema);
+        // The types cannot do without metadata; requests can.
+        if let Some(Json::Array(required)) = schema.get_mut("required") {
+            required.retain(|field| field != "metadata");
+        }
         if let Some(gvk) = kinds_of_type.get(name) {
             schema["x-kubernetes-group-version-kind"] = json!([gvk]);
         }

@@ -2,20 +2,57 @@
 //!
 //! Every write settles the quotas that it touches (see [`crate::admission`]). What is left is to count once
 //! what was there before a quota was: done here, in the sequencer, so that it is exact too.
+//!
+//! A write is measured beside the store, and a recount may come between that and its commit. So each recount
+//! also writes the tenant's *marker*, and a write that quotas may be about goes through only if the marker is
+//! still the one that was there when it was measured; else it is measured again.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use skep_admission::{Recount, TenantUsage};
 use skep_api::DynKind;
 use skep_base::{GroupResource, Key, Scope, TenantName};
-use skep_store::{Expect, Op, Txn, Value, View};
+use skep_store::{AttrsBuilder, Expect, NewValue, Op, Txn, Value, View};
 
 use crate::app::App;
 use crate::encode::new_value;
-use crate::objects::is_tombstone;
+use crate::objects::Objects;
 use crate::status::ApiError;
+
+static MARKERS: LazyLock<GroupResource> =
+    LazyLock::new(|| GroupResource::new("allocations.skep.io", "quotarecounts"));
+
+/// Where the marker of a tenant's last recount is.
+#[must_use]
+pub fn marker(tenant: &TenantName) -> Key {
+    Key::new(MARKERS.clone(), tenant.clone(), "", "last")
+}
+
+/// Whether a key is a marker: then a conflict means that a write has to be measured again.
+#[must_use]
+pub fn is_marker(key: &Key) -> bool {
+    key.resource == *MARKERS
+}
+
+/// That there has been no recount since.
+#[must_use]
+pub fn no_recount_since(app: &App, tenant: &TenantName) -> Op {
+    let key = marker(tenant);
+    let expect = match app.objects.store().get(&key) {
+        Some(value) => Expect::Revision(value.revision()),
+        None => Expect::Absent,
+    };
+    Op::Check { key, expect }
+}
+
+fn mark(tenant: &TenantName) -> Op {
+    let attrs = AttrsBuilder::default().build().unwrap_or_default();
+    let body = br#"{"metadata":{"resourceVersion":""}}"#.to_vec();
+    let value = NewValue { body, revision_at: 32, meta_start: 12, meta_end: 34, attrs };
+    Op::Put { key: marker(tenant), value, expect: Expect::Any, ttl_s: None }
+}
 
 /// The kinds whose objects a recount may have to read.
 type Kinds = Arc<Vec<Arc<dyn DynKind>>>;
@@ -32,6 +69,7 @@ fn stored_kinds(app: &App) -> Kinds {
 
 fn count(
     view: &View<'_>,
+    objects: &Objects,
     kinds: &Kinds,
     recount: &mut Recount,
     tenant: &TenantName,
@@ -49,7 +87,7 @@ fn count(
             Some(n) => Scope::Namespace(resource.clone(), tenant.clone(), n.into()),
             None => Scope::Tenant(resource.clone(), tenant.clone()),
         };
-        for (_, value) in view.list(&scope).into_iter().filter(|(_, v)| !is_tombstone(v)) {
+        for (_, value) in view.list(&scope).into_iter().filter(|(key, _)| !objects.is_default(key)) {
             let object = kind.decode_stored(value.json()).map_err(ApiError::internal)?;
             recount.add(resource, object.as_ref());
         }
@@ -78,6 +116,7 @@ pub async fn refresh(app: &App, key: &Key, value: &Value) -> Result<(), ApiError
         .cloned()
         .ok_or_else(|| ApiError::internal("quotas are not served"))?;
     let key = key.clone();
+    let objects = app.objects.clone();
     let plan = move |view: &View<'_>| -> Result<Txn, ApiError> {
         let Some(value) = view.get(&key) else { return Ok(Txn::default()) };
         let mut quota: ResourceQuota = serde_json::from_slice(value.json()).map_err(ApiError::internal)?;
@@ -85,10 +124,11 @@ pub async fn refresh(app: &App, key: &Key, value: &Value) -> Result<(), ApiError
             return Ok(Txn::default());
         }
         let mut recount = Recount::of_quota(&quota);
-        count(view, &kinds, &mut recount, &key.tenant, Some(&key.namespace))?;
+        count(view, &objects, &kinds, &mut recount, &key.tenant, Some(&key.namespace))?;
         quota.status = Some(recount.quota_status());
         let value = new_value(kind.as_ref(), &quota)?;
-        Ok(Txn::one(Op::Put { key: key.clone(), value, expect: Expect::Exists, ttl_s: None }))
+        let put = Op::Put { key: key.clone(), value, expect: Expect::Exists, ttl_s: None };
+        Ok([put, mark(&key.tenant)].into_iter().collect())
     };
     app.objects.store().commit_with(plan).await.map_err(ApiError::internal)?.map(|_| ())
 }
@@ -117,6 +157,7 @@ pub async fn refresh_tenant(
         .cloned()
         .ok_or_else(|| ApiError::internal("tenant usages are not served"))?;
     let uid = uuid::Uuid::new_v4().to_string();
+    let objects = app.objects.clone();
     let plan = move |view: &View<'_>| -> Result<Txn, ApiError> {
         if hard.is_empty() {
             return Ok(Txn::one(Op::Delete { key: key.clone(), expect: Expect::Any }));
@@ -135,10 +176,11 @@ pub async fn refresh_tenant(
         };
         usage.spec.hard.clone_from(&hard);
         let mut recount = Recount::of_tenant(&usage);
-        count(view, &kinds, &mut recount, &key.tenant, None)?;
+        count(view, &objects, &kinds, &mut recount, &key.tenant, None)?;
         usage.status = recount.tenant_status();
         let value = new_value(kind.as_ref(), &usage)?;
-        Ok(Txn::one(Op::Put { key: key.clone(), value, expect: Expect::Any, ttl_s: None }))
+        let put = Op::Put { key: key.clone(), value, expect: Expect::Any, ttl_s: None };
+        Ok([put, mark(&key.tenant)].into_iter().collect())
     };
     app.objects.store().commit_with(plan).await.map_err(ApiError::internal)?.map(|_| ())
 }

@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -26,13 +27,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::body::Body;
 use crate::coalesce::Coalesce;
 use crate::negotiate::Accept;
 use crate::request::{Options, Route, Target, View};
 use crate::rest::{self, Call};
+use crate::serving::{self, Serving};
 use crate::status::ApiError;
-use crate::{auth, discovery, metrics, openapi};
+use crate::{audit, auth, discovery, metrics, openapi};
 
 /// Largest body, as upstream's limit for JSON.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -58,6 +61,10 @@ const MAX_STREAMS: u32 = 250;
 /// Flow-control windows: large lists should not wait for the client's window updates.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// What one HTTP/1 connection buffers in each direction; headers must fit in it. A client that does not read costs
+/// so much, and there may be many.
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+
 /// Unsent bytes of one answer before its making is paused.
 const SEND_BUFFER_BYTES: usize = 512 * 1024;
 
@@ -77,7 +84,7 @@ pub enum ServeError {
     Tls(String),
 }
 
-fn tls(app: &App) -> Result<ServerConfig, ServeError> {
+fn tls(app: &App, serving: Arc<Serving>) -> Result<ServerConfig, ServeError> {
     let bad = |e: &dyn std::fmt::Display| ServeError::Tls(e.to_string());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(app.pki.client_ca().certificate().clone()).map_err(|e| bad(&e))?;
@@ -86,13 +93,11 @@ fn tls(app: &App) -> Result<ServerConfig, ServeError> {
         .allow_unauthenticated()
         .build()
         .map_err(|e| bad(&e))?;
-    let serving = app.pki.serving();
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| bad(&e))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![serving.certificate().clone()], serving.key())
-        .map_err(|e| bad(&e))?;
+        .with_cert_resolver(serving);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -102,6 +107,8 @@ pub struct Server {
     app: Arc<App>,
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    serving: Arc<Serving>,
+    renew_every: Duration,
 }
 
 impl Server {
@@ -110,14 +117,23 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub fn bind(app: Arc<App>, listener: TcpListener) -> Result<Server, ServeError> {
-        let acceptor = TlsAcceptor::from(Arc::new(tls(&app)?));
-        Ok(Server { app, listener, acceptor })
+        let serving = Arc::new(Serving::new(&app.pki)?);
+        let acceptor = TlsAcceptor::from(Arc::new(tls(&app, serving.clone())?));
+        Ok(Server { app, listener, acceptor, serving, renew_every: serving::RENEW_EVERY })
+    }
+
+    /// Looks at another interval whether the server's certificate must be made anew.
+    #[must_use]
+    pub fn renew_every(mut self, interval: Duration) -> Server {
+        self.renew_every = interval;
+        self
     }
 
     /// Serves until the application's shutdown is announced; then lets connections finish, within limits.
     pub async fn run(self) {
         let mut down = self.app.shutdown.subscribe();
         let mut connections = tokio::task::JoinSet::new();
+        tokio::spawn(self.serving.clone().keep_current(self.app.clone(), self.renew_every));
         loop {
             tokio::select! {
                 () = crate::app::ended(&mut down) => break,
@@ -161,7 +177,11 @@ async fn connection(app: Arc<App>, acceptor: TlsAcceptor, stream: TcpStream, pee
             })
         }));
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HTTP1_BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -172,10 +192,11 @@ async fn connection(app: Arc<App>, acceptor: TlsAcceptor, stream: TcpStream, pee
         .keep_alive_interval(Some(PING_INTERVAL))
         .keep_alive_timeout(PING_INTERVAL);
     let mut down = app.shutdown.subscribe();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (app, certificate) = (app.clone(), certificate.clone());
         // Here and not in the future: requests that arrived together are all known before the first is worked on.
         let writer = Writer::of(&app, request.method());
+        request.extensions_mut().insert(Peer(peer.ip()));
         async move { Ok::<_, Infallible>(respond::<Incoming>(app, certificate, request, writer).await) }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(Coalesce::new(stream)), service);
@@ -223,12 +244,18 @@ impl Writer {
     }
 }
 
-/// What the access log says of a request.
+/// Where a request comes from, among its extensions. Requests of this process have none.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer(pub std::net::IpAddr);
+
+/// What the logs say of a request.
 #[derive(Default)]
 struct Seen {
     verb: &'static str,
     user: String,
     tenant: String,
+    /// When the request is to be in the audit log.
+    audit: Option<audit::Record>,
 }
 
 /// Answers a request of a peer that has been identified already: everything after TLS.
@@ -248,11 +275,15 @@ where
     let logged = tracing::enabled!(target: "skep::access", tracing::Level::INFO);
     let line = logged.then(|| (request.method().clone(), request.uri().path().to_owned()));
     let seen = Mutex::new(Seen { verb: "other", ..Seen::default() });
-    let mut response = match handle(&app, &certificate, request, &mut writer, &seen).await {
-        Ok(response) => response,
-        Err(error) => error_response(&error),
-    };
     let audit = uuid::Uuid::new_v4();
+    let mut failure = None;
+    let mut response = match handle(&app, &certificate, request, &mut writer, audit, &seen).await {
+        Ok(response) => response,
+        Err(error) => {
+            failure = seen.lock().audit.is_some().then(|| (error.reason, error.message.clone()));
+            error_response(&error)
+        }
+    };
     let mut buffer = uuid::Uuid::encode_buffer();
     if let Ok(value) = HeaderValue::from_str(audit.hyphenated().encode_lower(&mut buffer)) {
         response.headers_mut().insert("audit-id", value);
@@ -262,6 +293,9 @@ where
     let code = response.status().as_u16();
     let seen = seen.into_inner();
     app.metrics.answered(seen.verb, code, took);
+    if let (Some(log), Some(record)) = (app.audit.get(), seen.audit) {
+        audited(log, audit::Record { code, failure, ..record }, response.body_mut());
+    }
     if let Some((method, path)) = line {
         tracing::info!(
             target: "skep::access", %audit, %method, path, code, verb = seen.verb, user = seen.user, tenant = seen.tenant,
@@ -269,6 +303,26 @@ where
         );
     }
     response
+}
+
+/// Records an answer: now, or for a stream also once it has ended.
+fn audited(log: &Arc<audit::AuditLog>, mut record: audit::Record, body: &mut Body) {
+    record.now = Timestamp::now();
+    match body {
+        Body::Full(bytes) => {
+            if record.wants_response(bytes.len()) {
+                record.response = Some(bytes.clone());
+            }
+            log.record(record, audit::Stage::ResponseComplete);
+        }
+        Body::Pieces(_) => log.record(record, audit::Stage::ResponseComplete),
+        Body::Stream(stream) => {
+            log.record(record.clone(), audit::Stage::ResponseStarted);
+            let ending = audit::Ending::new(log.clone(), record);
+            let inner = std::mem::replace(stream, Box::pin(futures::stream::empty()));
+            *stream = Box::pin(inner.inspect(move |_| ending.alive()));
+        }
+    }
 }
 
 /// The answer to a request that went wrong.
@@ -295,6 +349,7 @@ async fn handle<B>(
     certificate: &PeerIdentity,
     request: Request<B>,
     writer: &mut Writer,
+    audit_id: uuid::Uuid,
     seen: &Mutex<Seen>,
 ) -> Result<Response<Body>, ApiError>
 where
@@ -313,11 +368,33 @@ where
         return Ok(response);
     }
     let now = Timestamp::now();
-    let caller = auth::authenticate(app, &parts.headers, certificate.as_ref(), &route.view, now)?;
+    let authenticated = auth::authenticate(app, &parts.headers, certificate.as_ref(), &route, now);
+    let record = |caller: Option<&Caller>| {
+        let log = app.audit.get()?;
+        audit::Record::of(log, audit_id, &parts, &route, caller, now)
+    };
+    let caller = match authenticated {
+        Ok(caller) => caller,
+        Err(error) => {
+            seen.lock().audit = record(None);
+            return Err(error);
+        }
+    };
+    seen.lock().audit = record(Some(&caller));
     let tenant = auth::tenant_of(app, &caller, &route.view)?;
+    let asking = caller.user.clone();
     let caller = auth::impersonated(app, caller, tenant.as_ref(), &parts, &route.target)?;
     {
         let mut seen = seen.lock();
+        if let (Some(record), Some(log)) = (&mut seen.audit, app.audit.get()) {
+            record.tenant = tenant.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
+            if !Arc::ptr_eq(&asking, &caller.user) {
+                record.impersonated = Some(caller.user.clone());
+            }
+            if !record.verdict.omitted.contains(&audit::Stage::RequestReceived) {
+                log.record(record.clone(), audit::Stage::RequestReceived);
+            }
+        }
         seen.user.clone_from(&caller.user.name);
         seen.tenant = tenant.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
         if let Target::Resource(path) = &route.target {
@@ -346,6 +423,9 @@ where
     let kind = kind.ok_or_else(ApiError::no_such_path)?;
     let accept = Accept::parse(&parts.headers)?;
     let body = if path.action.is_read() { Bytes::new() } else { writer.wait(app, read_body(body)).await? };
+    if let Some(record) = &mut seen.lock().audit {
+        record.note_request(&parts.headers, &body);
+    }
     let call = Call {
         app: app.clone(),
         caller,
@@ -437,6 +517,16 @@ fn non_resource(
         ["apis", group] => discovery::one_group(app, group, operator),
         ["apis", group, version] => discovery::resources(app, group, version, operator),
         ["version"] => Some(version()),
+        ["openapi", "v2"] => {
+            let accepted = parts.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
+            let protobuf = accepted.is_some_and(|a| {
+                a.contains(openapi::gnostic::ASKED_FOR) || a.contains(openapi::gnostic::MEDIA_TYPE)
+            });
+            let mut response = Response::new(Body::Full(openapi::document_v2(app, protobuf, operator)));
+            let content_type = if protobuf { openapi::gnostic::MEDIA_TYPE } else { JSON };
+            response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+            return Ok(response);
+        }
         ["openapi", "v3"] => Some(openapi::index(app, operator)),
         ["openapi", "v3", rest @ ..] => {
             let document =
@@ -457,7 +547,7 @@ fn non_resource(
             )
         }
         [] => Some(
-            json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
+            json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
         ),
         _ => None,
     };

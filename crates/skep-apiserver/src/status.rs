@@ -95,6 +95,25 @@ impl<'a> About<'a> {
     }
 }
 
+/// The most of a name that an error repeats: no valid one is longer.
+const MAX_NAME_BYTES: usize = 1024;
+
+/// The most bytes of field errors in one answer: beyond it, a small request could ask for a huge answer.
+const MAX_ERRORS_BYTES: usize = 256 * 1024;
+
+/// The first errors, as many as fit.
+fn within(errors: Errors, max_bytes: usize) -> Errors {
+    let (mut kept, mut bytes) = (Errors::new(), 0);
+    for error in errors {
+        bytes += error.field.len() + error.message.len();
+        if bytes > max_bytes && !kept.is_empty() {
+            break;
+        }
+        kept.push(error);
+    }
+    kept
+}
+
 impl ApiError {
     /// An error without details.
     #[must_use]
@@ -160,6 +179,8 @@ impl ApiError {
     /// 422 with a cause for each thing that is wrong.
     #[must_use]
     pub fn invalid(group: &str, kind: &str, name: &str, errors: Errors) -> ApiError {
+        let name = &*skep_api::field::cut(name, MAX_NAME_BYTES);
+        let errors = within(errors, MAX_ERRORS_BYTES);
         let message = format!(
             "{kind}{} {name:?} is invalid: {errors}",
             if group.is_empty() { String::new() } else { format!(".{group}") }

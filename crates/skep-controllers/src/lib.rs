@@ -25,7 +25,6 @@
 //! called again. Never sleep in `sync`; return [`Next::After`].
 
 mod aggregation;
-pub mod certificates;
 mod discovery;
 mod disruption;
 mod endpoints;

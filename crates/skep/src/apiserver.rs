@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use skep_apiserver::app::{App, Config};
 use skep_apiserver::server::{ServeError, Server};
 use skep_apiserver::tenants::ServiceAddresses;
+use skep_auth::authn::StaticTokens;
 use skep_auth::pki::Pki;
 use skep_store::engine::log::Log;
 use skep_store::{Store, StoreOptions};
@@ -28,6 +29,11 @@ pub(crate) struct Options {
     /// Other names and addresses by which clients reach the server; they go into its certificate.
     #[arg(long = "name")]
     pub names: Vec<String>,
+    /// Bearer tokens, a line each: token,user,uid,"group1,group2",tenant. Read once, at the start.
+    #[arg(long)]
+    pub token_auth_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub audit: crate::audit::AuditOptions,
 }
 
 /// The first address of the range that tenants' services take theirs from.
@@ -43,6 +49,14 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     runtime.block_on(serve(options, |_, _| Vec::new()))
 }
 
+/// The tokens of the file, if there is one.
+fn static_tokens(options: &Options) -> anyhow::Result<Option<StaticTokens>> {
+    let Some(path) = &options.token_auth_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let tokens = StaticTokens::parse(&text).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Some(tokens))
+}
+
 /// A role at work.
 pub(crate) type Running = futures::future::BoxFuture<'static, ()>;
 
@@ -56,6 +70,9 @@ pub(crate) async fn serve(
     beside: impl FnOnce(&Arc<App>, &Shutdown) -> Vec<Running>,
 ) -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
+    // What the operator may have got wrong is found out before anything is opened.
+    let tokens = static_tokens(&options)?;
+    let audit = options.audit.start()?.map(Arc::new);
     let directory = options.data.join("store");
     let log = Log::open(&directory).context("opening the store")?;
     let store = Store::open(Box::new(log), StoreOptions::default()).context("loading the store")?;
@@ -79,6 +96,13 @@ pub(crate) async fn serve(
     let kubeconfig =
         pki.admin_kubeconfig(&base_url).to_yaml().context("making the administrator's kubeconfig")?;
     let app = App::start(store.clone(), Arc::new(pki), config).await.context("starting the API server")?;
+    if let Some(tokens) = tokens {
+        app.authenticator.set_static_tokens(tokens);
+    }
+    if let Some(audit) = &audit {
+        // Nobody else sets it: it is not there yet.
+        let _ = app.audit.set(audit.clone());
+    }
     let server = Server::bind(app.clone(), listener)?;
     let path = options.data.join("admin.kubeconfig");
     skep_auth::pki::write_private(&path, &kubeconfig)
@@ -102,6 +126,13 @@ pub(crate) async fn serve(
         shutdown.send_replace(true);
     });
     server.run().await;
-    tokio::task::spawn_blocking(move || store.close()).await.context("closing the store")?;
+    tokio::task::spawn_blocking(move || {
+        if let Some(audit) = audit {
+            audit.flush(crate::audit::FLUSH_TIMEOUT);
+        }
+        store.close()
+    })
+    .await
+    .context("closing the store")?;
     Ok(())
 }

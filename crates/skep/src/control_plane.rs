@@ -5,9 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use skep_apiserver::app::App;
 use skep_apiserver::in_process::system_client;
-use skep_auth::pki::{Pki, Signer};
 use skep_controllers::Manager;
-use skep_controllers::certificates::{self, NotSigned, Sign, SignRequest};
 use skep_scheduler::Scheduler;
 
 use crate::apiserver::{Options, Running};
@@ -20,35 +18,9 @@ type Start = fn(&Arc<App>, Shutdown) -> Running;
 /// server, and they are in it.
 const ROLES: &[Start] = &[controllers, scheduler];
 
-/// Signs with the client authority's key, which never leaves this process.
-struct ClientAuthority(Arc<Pki>);
-
-impl Sign for ClientAuthority {
-    fn sign(&self, request: &SignRequest<'_>) -> Result<String, NotSigned> {
-        let signer = Signer::parse(request.signer).ok_or(NotSigned::NotMine)?;
-        let (tenant, uid) = request.tenant;
-        let tenant = (!tenant.is_system()).then_some((tenant, uid));
-        self.0
-            .client_ca()
-            .sign(request.request_pem, signer, request.usages, request.expiration_s, tenant, request.now)
-            .map_err(|e| {
-                if e.is_permanent() {
-                    NotSigned::Invalid(e.to_string())
-                } else {
-                    NotSigned::Later(e.to_string())
-                }
-            })
-    }
-}
-
 fn controllers(app: &Arc<App>, shutdown: Shutdown) -> Running {
     let client = system_client(app, "system:kube-controller-manager");
-    let key = Arc::new(ClientAuthority(app.pki.clone()));
-    let manager = Manager::new(client, |setup| {
-        let mut all = skep_controllers::all(setup);
-        all.push(certificates::signing(setup, key));
-        all
-    });
+    let manager = Manager::new(client, skep_controllers::all);
     let figures = manager.figures();
     app.metrics.add_source(move |out| figures.render(out));
     Box::pin(manager.run(ended(shutdown)))

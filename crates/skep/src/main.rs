@@ -5,6 +5,7 @@
 
 mod agent;
 mod apiserver;
+mod audit;
 mod control_plane;
 mod controllers;
 mod health;
@@ -104,5 +105,15 @@ fn main() -> std::process::ExitCode {
             eprintln!("skep: {error:#}");
             std::process::ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
     }
 }

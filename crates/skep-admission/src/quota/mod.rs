@@ -5,9 +5,8 @@
 //! overshot, and a deletion gives back what was charged. [`Recount`] counts from nothing, for new and changed
 //! quotas.
 //!
-//! A write that was admitted before a quota existed and commits behind the recount is not charged. Whoever
-//! creates quotas must recount again once such writes are through, or make writes without charges depend on
-//! there still being no quota.
+//! A write that was measured before a recount and commits behind it would be charged wrongly. Whoever recounts
+//! must see to it that such a write does not go through; [`may_be_charged`] says which writes that concerns.
 
 mod measure;
 mod recount;
@@ -97,6 +96,19 @@ fn is_uncounted(group: &str, resource: &str) -> bool {
     )
 }
 
+/// Whether any quota could be about a write: if not, [`charges`] is empty whatever quotas there are.
+#[must_use]
+pub fn may_be_charged(review: &Review<'_>) -> bool {
+    let (group, plural) = (&*review.info.group, &*review.info.plural);
+    let relevant = match review.operation {
+        Operation::Create => review.is_main(),
+        Operation::Update => Class::of(group, plural) != Class::Other,
+        Operation::Delete => true,
+        Operation::Connect => false,
+    };
+    relevant && !is_uncounted(group, plural)
+}
+
 /// What a write takes from quotas or gives back; `object` is `None` when the object goes. Also refuses early,
 /// by what is visible now, what [`settle`] would refuse: that keeps hopeless writes out of the sequencer, and
 /// answers dry runs.
@@ -104,17 +116,11 @@ fn is_uncounted(group: &str, resource: &str) -> bool {
 /// # Errors
 /// 403 when a quota has no room, does not know its usage yet, or demands what the pod does not say.
 pub fn charges(review: &Review<'_>, object: Option<&dyn Object>) -> Result<Charges, Refusal> {
-    let (group, plural) = (&*review.info.group, &*review.info.plural);
-    let class = Class::of(group, plural);
-    let relevant = match review.operation {
-        Operation::Create => review.is_main(),
-        Operation::Update => class != Class::Other,
-        Operation::Delete => true,
-        Operation::Connect => false,
-    };
-    if !relevant || is_uncounted(group, plural) {
+    if !may_be_charged(review) {
         return Ok(Charges::default());
     }
+    let (group, plural) = (&*review.info.group, &*review.info.plural);
+    let class = Class::of(group, plural);
     let mut stored = if review.namespace.is_empty() || review.is("", "namespaces") {
         Vec::new()
     } else {

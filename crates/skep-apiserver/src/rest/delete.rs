@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use http::Response;
-use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Time};
+use skep_api::kinds::core::{namespace, pod::deletion_grace_s};
 use skep_api::tenancy::{Tenant, TenantPhase};
 use skep_api::{DynKind, Object};
 use skep_base::{Key, Revision};
@@ -270,7 +271,10 @@ async fn delete_key(call: &Call, key: &Key, deletion: &Deletion) -> Result<Outco
             Ok(outcome) => return Ok(outcome),
             Err(WriteError::Conflict { .. })
                 if deletion.preconditions.revision.is_none() && attempt < MAX_ATTEMPTS => {}
-            Err(WriteError::Conflict { .. }) => return Err(ApiError::modified(about)),
+            Err(WriteError::Recounted) if attempt < MAX_ATTEMPTS => {}
+            Err(WriteError::Conflict { .. } | WriteError::Recounted) => {
+                return Err(ApiError::modified(about));
+            }
             Err(WriteError::Refused(e)) => return Err(e),
         }
     }
@@ -293,18 +297,15 @@ struct Busy(&'static str);
 /// Decides. Pure: time comes in.
 fn plan(old: &dyn Object, deletion: &Deletion, now: jiff::Timestamp) -> Result<Plan, Busy> {
     let mut new = old.clone_box();
-    let namespace_finalizers = old
-        .downcast_ref::<Namespace>()
-        .and_then(|n| n.spec.as_ref())
-        .is_some_and(|s| s.finalizers.as_ref().is_some_and(|f| !f.is_empty()));
-    if namespace_finalizers && old.meta().deletion_timestamp.is_some() {
+    let has_contents = old.downcast_ref::<Namespace>().is_some_and(|n| !namespace::may_be_removed(n));
+    if has_contents && old.meta().deletion_timestamp.is_some() {
         return Err(Busy(
             "The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will automatically be purged by the system.",
         ));
     }
     set_propagation(new.meta_mut(), deletion.propagation);
-    let grace_s = pod_grace(old, deletion.grace_s).unwrap_or(0);
-    let held = namespace_finalizers || new.meta().finalizers.as_ref().is_some_and(|f| !f.is_empty());
+    let grace_s = old.downcast_ref::<Pod>().map_or(0, |pod| deletion_grace_s(pod, deletion.grace_s));
+    let held = has_contents || new.meta().finalizers.as_ref().is_some_and(|f| !f.is_empty());
     let meta = new.meta_mut();
     if let Some(left) = meta.deletion_grace_period_seconds.filter(|_| meta.deletion_timestamp.is_some()) {
         // Already on its way: a new request can only make it shorter.
@@ -329,23 +330,9 @@ fn plan(old: &dyn Object, deletion: &Deletion, now: jiff::Timestamp) -> Result<P
         tenant.status.get_or_insert_default().phase = Some(TenantPhase::Terminating);
     }
     if let Some(namespace) = new.downcast_mut::<Namespace>() {
-        namespace.status.get_or_insert_with(NamespaceStatus::default).phase = Some("Terminating".to_owned());
+        namespace::terminate(namespace);
     }
     Ok(Plan::Mark(new))
-}
-
-/// The grace period of a pod, in seconds; `None` for other kinds, which have none.
-fn pod_grace(object: &dyn Object, asked_s: Option<i64>) -> Option<i64> {
-    let pod = object.downcast_ref::<Pod>()?;
-    let spec = pod.spec.as_ref();
-    let scheduled = spec.and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
-    if !scheduled || matches!(phase, "Succeeded" | "Failed") {
-        return Some(0);
-    }
-    let grace_s = asked_s.or_else(|| spec.and_then(|s| s.termination_grace_period_seconds)).unwrap_or(30);
-    // Upstream reads a negative period as the shortest one.
-    Some(if grace_s < 0 { 1 } else { grace_s })
 }
 
 fn set_propagation(meta: &mut ObjectMeta, propagation: Option<Propagation>) {
@@ -368,9 +355,7 @@ pub fn is_finished(old: &dyn Object, new: &dyn Object) -> bool {
         return false;
     }
     if let Some(namespace) = new.downcast_ref::<Namespace>() {
-        let held =
-            namespace.spec.as_ref().is_some_and(|s| s.finalizers.as_ref().is_some_and(|f| !f.is_empty()));
-        return !held;
+        return namespace::may_be_removed(namespace);
     }
     meta.deletion_grace_period_seconds.unwrap_or(0) == 0
 }

@@ -19,6 +19,7 @@ use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use skep_api::{DynKind, UserInfo, Verb};
+use skep_auth::identity::{Credential, Identity};
 use skep_base::{Key, Scope, TenantName};
 
 use crate::app::App;
@@ -55,11 +56,58 @@ pub struct Call {
     pub warnings: Mutex<Vec<String>>,
 }
 
-/// The most warnings that an answer carries, and their total size, as upstream: headers have limits.
-const MAX_WARNINGS: usize = 100;
+/// The most warnings that an answer carries, and their total size. The size is upstream's; the number is lower, for
+/// many clients refuse answers with more than 100 headers.
+const MAX_WARNINGS: usize = 64;
 const MAX_WARNING_BYTES: usize = 4096;
 
 impl Call {
+    /// A call of the server's own, on behalf of a tenant, under the name of the upstream controller that does
+    /// the same work.
+    #[must_use]
+    pub fn own(
+        app: &Arc<App>,
+        tenant: &TenantName,
+        kind: &Arc<dyn DynKind>,
+        user: &str,
+        action: Action,
+    ) -> Call {
+        let info = kind.info();
+        let user = UserInfo {
+            name: user.to_owned(),
+            groups: vec![skep_auth::groups::MASTERS.to_owned()],
+            ..UserInfo::default()
+        };
+        let identity = Identity {
+            tenant: tenant.clone(),
+            tenant_uid: None,
+            user: user.clone(),
+            credential: Credential::ClientCert,
+        };
+        Call {
+            app: app.clone(),
+            caller: Caller { identity: Arc::new(identity), user: Arc::new(user) },
+            tenant: Some(tenant.clone()),
+            path: ResourcePath {
+                group: info.group.to_string(),
+                version: info.version.to_string(),
+                resource: info.plural.to_string(),
+                namespace: String::new(),
+                name: String::new(),
+                subresource: String::new(),
+                rest: String::new(),
+                action,
+            },
+            kind: kind.clone(),
+            options: Options::default(),
+            headers: HeaderMap::new(),
+            accept: Accept::JSON,
+            now: Timestamp::now(),
+            upgrade: Mutex::default(),
+            warnings: Mutex::default(),
+        }
+    }
+
     /// As whom the request is made.
     #[must_use]
     pub fn user(&self) -> &UserInfo {
@@ -119,6 +167,10 @@ impl Call {
     /// Advice for the client.
     pub fn warn(&self, text: impl Into<String>) {
         let mut warnings = self.warnings.lock();
+        // What is not sent need not be kept, or compared with.
+        if warnings.len() >= MAX_WARNINGS {
+            return;
+        }
         let text = text.into();
         if !warnings.contains(&text) {
             warnings.push(text);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Map, Value as Json};
-use skep_api::Object;
+use skep_api::{Errors, Object, Path};
 use skep_patch::Rejection;
 use skep_patch::json::JsonPatch;
 
@@ -14,7 +14,14 @@ use crate::rest::{Call, write};
 use crate::status::ApiError;
 
 /// A patch, read and checked as far as it can be without an object.
-pub enum Patch {
+pub struct Patch {
+    form: Form,
+    /// Fields that occur twice in the patch itself, or that an operation does not have. Told only once the
+    /// patch has been applied: what does not apply is refused for that.
+    complaints: Vec<String>,
+}
+
+enum Form {
     /// RFC 6902.
     Json(JsonPatch),
     /// RFC 7386.
@@ -42,24 +49,21 @@ fn refused(rejection: Rejection, message: String) -> ApiError {
 /// 415 for other types, 400 for malformed patches and, where strictness is asked for, for sloppy ones.
 pub fn parse(call: &Call, body: &Bytes) -> Result<Patch, ApiError> {
     let strict = call.options.field_validation != FieldValidation::Ignore;
-    let (patch, complaints) = match media_type(&call.headers) {
+    let (form, complaints) = match media_type(&call.headers) {
         "application/json-patch+json" => {
             let patch = JsonPatch::decode(body, strict).map_err(|e| refused(e.rejection(), e.to_string()))?;
-            let tree = if strict { serde_json::from_slice(body).unwrap_or_default() } else { Json::Null };
-            (
-                Patch::Json(patch),
-                if strict { skep_patch::strict::json_patch_errors(body, &tree) } else { Vec::new() },
-            )
+            let complaints = if strict { patch.strict_errors(body) } else { Vec::new() };
+            (Form::Json(patch), complaints)
         }
         "application/merge-patch+json" => {
             let patch =
                 skep_patch::merge::decode(body, strict).map_err(|e| refused(e.rejection(), e.to_string()))?;
-            (Patch::Merge(patch), duplicates(body, strict))
+            (Form::Merge(patch), duplicates(body, strict))
         }
         "application/strategic-merge-patch+json" => {
             let patch =
                 skep_patch::strategic::decode(body).map_err(|e| refused(e.rejection(), e.to_string()))?;
-            (Patch::Strategic(patch), duplicates(body, strict))
+            (Form::Strategic(patch), duplicates(body, strict))
         }
         _ => {
             return Err(ApiError::unsupported_media_type(
@@ -67,11 +71,7 @@ pub fn parse(call: &Call, body: &Bytes) -> Result<Patch, ApiError> {
             ));
         }
     };
-    if call.options.field_validation == FieldValidation::Strict && !complaints.is_empty() {
-        return Err(ApiError::bad_request(skep_patch::strict::strict_decoding_message(&complaints)));
-    }
-    complaints.into_iter().for_each(|c| call.warn(c));
-    Ok(patch)
+    Ok(Patch { form, complaints })
 }
 
 fn duplicates(body: &Bytes, strict: bool) -> Vec<String> {
@@ -87,12 +87,12 @@ fn duplicates(body: &Bytes, strict: bool) -> Vec<String> {
 /// 400 for patches that make no sense, 422 for those that do not fit the object, 415 for strategic patches
 /// of types that have no merge rules.
 pub fn apply(call: &Call, patch: &Patch, tree: Json, type_name: &str) -> Result<Json, ApiError> {
-    match patch {
-        Patch::Json(p) => p.apply(tree).map_err(|e| refused(e.rejection(), e.to_string())),
-        Patch::Merge(p) => {
+    match &patch.form {
+        Form::Json(p) => p.apply(tree).map_err(|e| refused(e.rejection(), e.to_string())),
+        Form::Merge(p) => {
             skep_patch::merge::apply(tree, p.clone()).map_err(|e| refused(e.rejection(), e.to_string()))
         }
-        Patch::Strategic(p) => {
+        Form::Strategic(p) => {
             let schema = call.app.merge_schema();
             let Some(type_id) = schema.type_id(type_name) else {
                 return Err(ApiError::unsupported_media_type(
@@ -143,7 +143,7 @@ fn changed(
         meta.remove("resourceVersion");
     }
     let json = serde_json::to_vec(&tree).map_err(ApiError::internal)?;
-    let object = write::decode_json(call, &json)?;
+    let object = decode(call, patch, &json)?;
     if object.meta().name != old.meta().name {
         return Err(ApiError::bad_request(format!(
             "the name of the object ({}) does not match the name on the URL ({})",
@@ -154,11 +154,48 @@ fn changed(
     Ok(object)
 }
 
+/// Reads the object that a patch has made, and tells of everything that strictness complains about, in the
+/// patch and in the object, together.
+fn decode(call: &Call, patch: &Patch, json: &[u8]) -> Result<Box<dyn Object>, ApiError> {
+    let refuse = |why: &str| {
+        let mut errors = Errors::new();
+        errors.invalid(&Path::root("patch"), shown(patch, json), why);
+        // Upstream names no kind and no object here.
+        ApiError::invalid("", "", "", errors)
+    };
+    skep_patch::strict::validate_depth(json, write::MAX_DEPTH).map_err(|e| refuse(&e.to_string()))?;
+    write::check_type(call, json)?;
+    let mut unknown = Vec::new();
+    let object = call
+        .kind
+        .decode(json, &mut |path| unknown.push(skep_patch::strict::FieldPath::from(path)))
+        .map_err(|e| refuse(&e.message))?;
+    if call.options.field_validation == FieldValidation::Ignore {
+        return Ok(object);
+    }
+    let of_object = skep_patch::strict::strict_errors(json, &unknown);
+    let complaints: Vec<String> =
+        patch.complaints.iter().cloned().chain(of_object.iter().map(ToString::to_string)).collect();
+    if call.options.field_validation == FieldValidation::Strict && !complaints.is_empty() {
+        return Err(refuse(&skep_patch::strict::strict_decoding_message(&complaints)));
+    }
+    complaints.into_iter().for_each(|c| call.warn(c));
+    Ok(object)
+}
+
+/// What a refusal shows: the patched object, or for a strategic patch the patch itself, as Go prints it.
+fn shown(patch: &Patch, json: &[u8]) -> String {
+    match &patch.form {
+        Form::Strategic(p) => skep_patch::go_format::value(&Json::Object(p.clone())),
+        Form::Json(_) | Form::Merge(_) => String::from_utf8_lossy(json).into_owned(),
+    }
+}
+
 fn names_revision(patch: &Patch) -> bool {
-    match patch {
-        Patch::Merge(p) => p.pointer("/metadata/resourceVersion").is_some(),
-        Patch::Strategic(p) => p.get("metadata").is_some_and(|m| m.get("resourceVersion").is_some()),
+    match &patch.form {
+        Form::Merge(p) => p.pointer("/metadata/resourceVersion").is_some(),
+        Form::Strategic(p) => p.get("metadata").is_some_and(|m| m.get("resourceVersion").is_some()),
         // A `test` of the revision is made again at every attempt.
-        Patch::Json(_) => false,
+        Form::Json(_) => false,
     }
 }

@@ -80,7 +80,7 @@ pub fn fresh_enough(app: &App, wanted: Revision) -> Result<(), ApiError> {
 /// What a `continue` token holds. It names no tenant unless the view crosses tenants: whatever a client
 /// writes into it, it stays inside its own view.
 #[derive(Debug, Serialize, Deserialize)]
-struct Continue {
+pub(crate) struct Continue {
     /// The revision of the first page.
     rv: u64,
     /// The last object sent.
@@ -92,7 +92,12 @@ struct Continue {
 }
 
 impl Continue {
-    fn parse(text: &str) -> Result<Continue, ApiError> {
+    #[cfg(test)]
+    pub(crate) fn example() -> Continue {
+        Continue { rv: 7, tenant: "t".to_owned(), namespace: "n".to_owned(), name: "a".to_owned() }
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Continue, ApiError> {
         let bad =
             || ApiError::bad_request("continue key is not valid: it must be one that this server gave out");
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|_| bad())?;
@@ -106,7 +111,7 @@ impl Continue {
         Ok(token)
     }
 
-    fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 }

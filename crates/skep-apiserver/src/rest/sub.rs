@@ -4,10 +4,12 @@ use bytes::Bytes;
 use http::Response;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
-use k8s_openapi::api::core::v1::{Binding, Pod, PodCondition, ServiceAccount};
+use k8s_openapi::api::core::v1::{Binding, Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::de::DeserializeOwned;
+use skep_api::kinds::core::pod;
+use skep_api::kinds::policy::{EvictionError, eviction_options};
 use skep_api::{Errors, Object, Path};
 use skep_auth::authn::{BoundObject, ServiceAccountRef, TokenRequestError};
 use skep_auth::identity::ObjectRef;
@@ -171,19 +173,8 @@ pub async fn bind(call: &Call, name: &str, binding: Binding) -> Result<Response<
             "name in URL does not match name in Binding object: {name}"
         )));
     }
-    let target = &binding.target;
     let mut errors = Errors::new();
-    if target.kind.as_deref().is_some_and(|k| !k.is_empty() && k != "Node") {
-        errors.not_supported(
-            &Path::root("target").child("kind"),
-            target.kind.as_deref().unwrap_or(""),
-            &["Node", "<empty>"],
-        );
-    }
-    let node = target.name.clone().unwrap_or_default();
-    if node.is_empty() {
-        errors.required(&Path::root("target").child("name"), "");
-    }
+    pod::validate_binding(&binding, &mut errors);
     if !errors.is_empty() {
         return Err(ApiError::invalid("", "Binding", name, errors));
     }
@@ -199,7 +190,7 @@ pub async fn bind(call: &Call, name: &str, binding: Binding) -> Result<Response<
         {
             return Err(write::uid_conflict(about, uid, object.as_ref()));
         }
-        apply_binding(pod, &node, &binding, call.now).map_err(|why| ApiError::conflict(about, &why))?;
+        pod::bind(pod, &binding, call.now).map_err(|why| ApiError::conflict(about, &why))?;
         let value = call.app.new_value(pods.as_ref(), object.as_ref())?;
         if call.options.dry_run {
             break;
@@ -208,49 +199,14 @@ pub async fn bind(call: &Call, name: &str, binding: Binding) -> Result<Response<
             Op::Put { key: key.clone(), value, expect: Expect::Revision(stored.revision()), ttl_s: None };
         match call.app.commit(put, Vec::new(), Charges::default()).await {
             Ok(_) => break,
-            Err(WriteError::Conflict { .. }) if attempt < write::MAX_ATTEMPTS => {}
-            Err(WriteError::Conflict { .. }) => return Err(ApiError::modified(about)),
+            Err(WriteError::Conflict { .. } | WriteError::Recounted) if attempt < write::MAX_ATTEMPTS => {}
+            Err(WriteError::Conflict { .. } | WriteError::Recounted) => {
+                return Err(ApiError::modified(about));
+            }
             Err(WriteError::Refused(e)) => return Err(e),
         }
     }
     call.respond(201, "application/json", status::success(201).into())
-}
-
-fn apply_binding(pod: &mut Pod, node: &str, binding: &Binding, now: jiff::Timestamp) -> Result<(), String> {
-    let name = pod.metadata.name.clone().unwrap_or_default();
-    if pod.metadata.deletion_timestamp.is_some() {
-        return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
-    }
-    let spec = pod.spec.get_or_insert_default();
-    if let Some(bound) = spec.node_name.as_deref().filter(|n| !n.is_empty()) {
-        return Err(format!("pod {name} is already assigned to node {bound:?}"));
-    }
-    if spec.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()) {
-        return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
-    }
-    spec.node_name = Some(node.to_owned());
-    for (key, value) in binding.metadata.annotations.iter().flatten() {
-        pod.metadata.annotations.get_or_insert_default().insert(key.clone(), value.clone());
-    }
-    for (key, value) in binding.metadata.labels.iter().flatten() {
-        pod.metadata.labels.get_or_insert_default().insert(key.clone(), value.clone());
-    }
-    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-    let scheduled = match conditions.iter().position(|c| c.type_ == "PodScheduled") {
-        Some(i) => &mut conditions[i],
-        None => {
-            conditions.push(PodCondition { type_: "PodScheduled".to_owned(), ..PodCondition::default() });
-            let last = conditions.len() - 1;
-            &mut conditions[last]
-        }
-    };
-    if scheduled.status != "True" {
-        scheduled.status = "True".to_owned();
-        scheduled.last_transition_time = Some(Time(now));
-    }
-    scheduled.reason = None;
-    scheduled.message = None;
-    Ok(())
 }
 
 /// `POST pods/NAME/eviction`: a deletion that disruption budgets may refuse.
@@ -258,9 +214,11 @@ async fn eviction(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError>
     let eviction: Eviction = read_body(call, body, "Eviction")?;
     let eviction = admitted(call, &call.path.name, eviction)?;
     let name = call.path.name.as_str();
-    if eviction.metadata.name.as_deref().is_some_and(|n| !n.is_empty() && n != name) {
-        return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
-    }
+    let dry_run: &[String] = if call.options.dry_run { &["All".to_owned()] } else { &[] };
+    let options = eviction_options(&eviction, name, dry_run).map_err(|e| match e {
+        EvictionError::Invalid(errors) => ApiError::invalid("policy", "Eviction", name, errors),
+        e => ApiError::bad_request(e.to_string()),
+    })?;
     let key = call.key(name)?;
     let stored = call.app.objects.get(&key).ok_or_else(|| ApiError::not_found(call.about()))?;
     let object = call.kind.decode_stored(stored.json()).map_err(ApiError::internal)?;
@@ -272,7 +230,7 @@ async fn eviction(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError>
     if !harmless {
         spend_disruption(call, pod).await?;
     }
-    delete::evict(call, &key, eviction.delete_options).await?;
+    delete::evict(call, &key, Some(options)).await?;
     call.respond(201, "application/json", status::success(201).into())
 }
 
@@ -345,8 +303,10 @@ async fn spend_disruption(call: &Call, pod: &Pod) -> Result<(), ApiError> {
         let put = Op::Put { key, value, expect: Expect::Revision(revision), ttl_s: None };
         match call.app.commit(put, Vec::new(), Charges::default()).await {
             Ok(_) => return Ok(()),
-            Err(WriteError::Conflict { .. }) if attempt < write::MAX_ATTEMPTS => {}
-            Err(WriteError::Conflict { .. }) => return Err(refused("too many evictions at once".to_owned())),
+            Err(WriteError::Conflict { .. } | WriteError::Recounted) if attempt < write::MAX_ATTEMPTS => {}
+            Err(WriteError::Conflict { .. } | WriteError::Recounted) => {
+                return Err(refused("too many evictions at once".to_owned()));
+            }
             Err(WriteError::Refused(e)) => return Err(e),
         }
     }

@@ -14,7 +14,7 @@ use crate::app::{Charges, WriteError};
 use crate::body::Body;
 use crate::negotiate::json_body;
 use crate::output::{Item, TENANT_ANNOTATION};
-use crate::request::FieldValidation;
+use crate::request::{Action, FieldValidation};
 use crate::rest::admit::Operation;
 use crate::rest::{Call, delete};
 use crate::status::{About, ApiError};
@@ -65,6 +65,10 @@ pub fn decode_json(call: &Call, json: &[u8]) -> Result<Box<dyn Object>, ApiError
     };
     skep_patch::strict::validate_depth(json, MAX_DEPTH).map_err(|e| cannot(&e.to_string()))?;
     check_type(call, json)?;
+    // Inside an object, null is the zero value; by itself it is nothing.
+    if json.trim_ascii() == b"null" {
+        return Err(cannot("Object 'Kind' is missing in 'null'"));
+    }
     let validation = call.options.field_validation;
     let mut unknown = Vec::new();
     let object = call
@@ -83,7 +87,7 @@ pub fn decode_json(call: &Call, json: &[u8]) -> Result<Box<dyn Object>, ApiError
 }
 
 /// The body's own idea of what it is must be that of the path, where it says anything.
-fn check_type(call: &Call, json: &[u8]) -> Result<(), ApiError> {
+pub(crate) fn check_type(call: &Call, json: &[u8]) -> Result<(), ApiError> {
     #[derive(serde::Deserialize)]
     struct TypeMeta<'a> {
         #[serde(rename = "apiVersion", borrow, default)]
@@ -121,7 +125,7 @@ fn generated_suffix() -> String {
 }
 
 /// What marks a creation that is to be tried again.
-const AGAIN: &str = "an address or port was taken meanwhile";
+const AGAIN: &str = "something that the write rests on changed meanwhile";
 
 /// Longest name to which a generated suffix still fits into a label.
 const MAX_GENERATED_BASE_BYTES: usize = 58;
@@ -238,9 +242,12 @@ async fn create_named(
         call.warn(warning);
     }
     let key = call.key(name)?;
+    let companions = call.app.companions(&key, call.now)?;
     let charges = call.review(tenant, name, Operation::Create, None, |r| {
         admission::validate(r, Some(object.as_ref()))?;
-        admission::charges(r, Some(object.as_ref()))
+        let mut charges = admission::charges(r, Some(object.as_ref()))?;
+        admission::charge_companions(r, &companions, &mut charges)?;
+        Ok::<_, ApiError>(charges)
     })?;
     let value = call.app.new_value(kind.as_ref(), object.as_ref())?;
     if call.options.dry_run {
@@ -250,8 +257,8 @@ async fn create_named(
         return call.app.dry_run_item(&key, value);
     }
     let ttl_s = kind.info().ttl_s;
-    more.extend(call.app.companions(&key, call.now)?);
     let own = key.clone();
+    more.extend(companions);
     let put = Op::Put { key: key.clone(), value, expect: Expect::Absent, ttl_s };
     match call.app.commit(put, more, charges).await {
         Ok(value) => Ok(Item { tenant: key.tenant, value }),
@@ -259,6 +266,7 @@ async fn create_named(
         Err(WriteError::Conflict { key }) if alloc::is_allocation(&key, &own) => {
             Err(ApiError::conflict(About::object(kind.info(), name), AGAIN))
         }
+        Err(WriteError::Recounted) => Err(ApiError::conflict(About::object(kind.info(), name), AGAIN)),
         Err(WriteError::Conflict { .. }) => Err(ApiError::already_exists(About::object(kind.info(), name))),
         Err(WriteError::Refused(e)) => Err(e),
     }
@@ -294,7 +302,7 @@ pub async fn update(call: &Call, body: Bytes) -> Result<Response<Body>, ApiError
         && call.kind.info().create_on_update
         && call.path.subresource.is_empty()
     {
-        call.app.authorize_also(call, crate::request::Action::Create)?;
+        call.app.authorize_also(call, Action::Create)?;
         let item = create_object(call, object).await?;
         let output = call.output()?;
         return call.respond(201, output.content_type(), Body::Full(output.one(&item)?));
@@ -342,7 +350,7 @@ pub async fn update_with(
             return Err(ApiError::modified(about));
         }
         // A patch is made on the object as it is: it is conditional on that by itself.
-        let whole = call.path.action == crate::request::Action::Update;
+        let whole = call.path.action == Action::Update;
         if whole && named.is_none() && !call.kind.info().unconditional_update {
             let mut errors = Errors::new();
             let path = skep_api::Path::root("metadata");
@@ -355,7 +363,10 @@ pub async fn update_with(
         }
         match store_update(call, key, &stored, old.as_ref(), new).await {
             Err(WriteError::Conflict { .. }) if named.is_none() && attempt < MAX_ATTEMPTS => {}
-            Err(WriteError::Conflict { .. }) => return Err(ApiError::modified(about)),
+            Err(WriteError::Recounted) if attempt < MAX_ATTEMPTS => {}
+            Err(WriteError::Conflict { .. } | WriteError::Recounted) => {
+                return Err(ApiError::modified(about));
+            }
             Err(WriteError::Refused(e)) => return Err(e),
             Ok(item) => return Ok(item),
         }

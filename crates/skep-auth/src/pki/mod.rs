@@ -24,7 +24,7 @@ mod tests;
 
 pub use ca::{CertificateAuthority, KeyedCertificate};
 pub use kubeconfig::Kubeconfig;
-pub use sign::{SignError, Signer};
+pub use sign::{SignError, Signer, is_node_client_request};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};

@@ -368,6 +368,27 @@ impl CertificateAuthority {
     }
 }
 
+/// The user (`system:node:NAME`) of a request for a node's client certificate that
+/// [`Signer::ApiServerClientKubelet`] would sign; `None` for anything else. What it says of itself is not
+/// proved by this.
+#[must_use]
+pub fn is_node_client_request(request_pem: &[u8], usages: &[String]) -> Option<String> {
+    if request_pem.len() > MAX_REQUEST_BYTES {
+        return None;
+    }
+    let der = CertificateSigningRequestDer::from_pem_slice(request_pem).ok()?;
+    let (rest, request) = X509CertificationRequest::from_der(&der).ok()?;
+    if !rest.is_empty() || request.verify_signature().is_err() {
+        return None;
+    }
+    let subject = read_subject(&request.certification_request_info.subject).ok()?;
+    let names = requested_names(&request).ok()?;
+    let parsed =
+        Parsed { common_name: &subject.common_name, organizations: &subject.organizations, names: &names };
+    parsed.validate(Signer::ApiServerClientKubelet, usages).ok()?;
+    Some(subject.common_name)
+}
+
 /// The names that a request asks for. A tenant's name is the authority's to give.
 fn requested_names(request: &X509CertificationRequest<'_>) -> Result<Vec<AltName>, SignError> {
     let mut names = Vec::new();
