@@ -37,6 +37,9 @@ const ROLES: &[&str] =
 /// Who may name the store: invariant 1.
 const STORE_USERS: &[&str] = &["skep-store", "skep-apiserver", "skep"];
 
+/// Crates that only compute: the lints of `clippy-pure.toml` forbid them the clock, randomness and IO.
+const PURE: &[&str] = &["skep-base", "skep-proto", "skep-patch", "skep-api", "skep-admission"];
+
 /// Longest file without its tests: longer ones hold more than one thing.
 const MAX_LINES: usize = 800;
 
@@ -87,6 +90,11 @@ fn check(root: &Path, problems: &mut Vec<String>) -> std::io::Result<usize> {
         let manifest = fs::read_to_string(folder.join("Cargo.toml"))?;
         dependencies(&name, &manifest, &ranks, problems);
         crate_docs(&name, &folder, problems);
+        if PURE.contains(&name.as_str()) && !links_to(&folder.join("clippy.toml"), "../../clippy-pure.toml") {
+            problems.push(format!(
+                "{name} must only compute: make crates/{name}/clippy.toml a link to ../../clippy-pure.toml"
+            ));
+        }
         for file in rust_files(&folder.join("src"))? {
             files += 1;
             let text = fs::read_to_string(&file)?;
@@ -128,6 +136,10 @@ fn dependencies(
             problems.push(format!("{name} depends on skep-store: only the API server touches the store"));
         }
     }
+}
+
+fn links_to(path: &Path, target: &str) -> bool {
+    fs::read_link(path).is_ok_and(|t| t == Path::new(target))
 }
 
 fn crate_docs(name: &str, folder: &Path, problems: &mut Vec<String>) {

@@ -1,4 +1,5 @@
 //! Cases in flow YAML: type, original, patch, and the result or the error.
+#![allow(clippy::disallowed_methods, reason = "tests measure time and read files")]
 
 use proptest::prelude::{Just, any, prop, prop_assert_eq, prop_assume, prop_oneof, proptest};
 use proptest::strategy::Strategy as _;

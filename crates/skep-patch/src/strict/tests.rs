@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "tests measure time and read files")]
 use proptest::prelude::*;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
