@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use skep_client::{Access, Client};
 
+pub mod wire;
+
 /// How long a server may take to become ready on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -51,6 +53,8 @@ pub fn tool(name: &str) -> PathBuf {
 pub struct Server {
     directory: tempfile::TempDir,
     address: String,
+    /// Further arguments, the same at every start.
+    arguments: Vec<String>,
     child: Option<Child>,
     role: &'static str,
 }
@@ -59,20 +63,28 @@ impl Server {
     /// Starts one on an empty directory.
     #[must_use]
     pub fn start() -> Server {
-        Server::start_role("apiserver")
+        Server::start_role("apiserver", |_| Vec::new())
+    }
+
+    /// Starts one with further arguments, which may name files in the folder handed over.
+    #[must_use]
+    pub fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Server {
+        Server::start_role("apiserver", arguments)
     }
 
     /// Starts an API server with all controllers beside it, on an empty directory.
     #[must_use]
     pub fn control_plane() -> Server {
-        Server::start_role("control-plane")
+        Server::start_role("control-plane", |_| Vec::new())
     }
 
-    fn start_role(role: &'static str) -> Server {
+    fn start_role(role: &'static str, arguments: impl FnOnce(&Path) -> Vec<String>) -> Server {
         // The port is free when asked for; another process could take it in between, which the start tells.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
-        let mut server = Server { directory, address: format!("127.0.0.1:{port}"), child: None, role };
+        let arguments = arguments(directory.path());
+        let address = format!("127.0.0.1:{port}");
+        let mut server = Server { directory, address, arguments, child: None, role };
         server.restart();
         server
     }
@@ -84,6 +96,7 @@ impl Server {
         let child = Command::new(skep())
             .args([self.role, "--listen", &self.address, "--data"])
             .arg(self.directory.path().join("data"))
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -133,6 +146,20 @@ impl Server {
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
+    }
+
+    /// `HOST:PORT`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The memory that the process has in RAM.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// A folder for the test's own files.
