@@ -8,7 +8,6 @@
 //!
 //! `SKEP_PATCH_CASES=FILE` compares another file, `SKEP_PATCH_SCHEMA=FILE` adds type definitions.
 #![allow(clippy::disallowed_methods, reason = "tests measure time and read files")]
-
 #![allow(clippy::unwrap_used, reason = "the cases are part of the test")]
 
 mod common;

@@ -20,8 +20,8 @@ use crate::signals::{Shutdown, ended};
 /// Where the API server keeps its things and how it is reached.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The directory of certificates, keys and objects; made if needed.
-    #[arg(long, env = "SKEP_DATA", default_value = "/var/lib/skep")]
+    /// Everything that it keeps: objects, keys, machines, images, logs. Made if needed; survives restarts and upgrades.
+    #[arg(long, env = "SKEP_DATA", default_value_os_t = default_data())]
     pub data: PathBuf,
     /// The address to listen on.
     #[arg(long, env = "SKEP_LISTEN", default_value = "127.0.0.1:6443")]
@@ -34,6 +34,24 @@ pub(crate) struct Options {
     pub token_auth_file: Option<PathBuf>,
     #[command(flatten)]
     pub audit: crate::audit::AuditOptions,
+}
+
+/// Where data lies if nobody says: a system's place for root, the user's own for others.
+pub(crate) fn default_data() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/skep");
+    }
+    match std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| home().map(|h| h.join(".local/share")))
+    {
+        Some(dir) => dir.join("skep"),
+        None => PathBuf::from("skep-data"),
+    }
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from).filter(|h| h.is_absolute())
 }
 
 /// The first address of the range that tenants' services take theirs from.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use skep_machine::{Driver, ProcessDriver};
 
-use super::{default_data, print_check};
+use super::print_check;
+use crate::apiserver::default_data;
 
 /// Looks whether this computer can run everything, and says how to mend what is missing.
 #[derive(Debug, clap::Args)]

@@ -7,8 +7,7 @@ mod stop;
 mod watch;
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,15 +26,8 @@ pub(crate) use stop::{DownOptions, StatusOptions, down, status};
 /// Example: skep up && skep tenant create shop
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Everything that it keeps: objects, keys, machines, images, logs. Survives restarts and upgrades.
-    #[arg(long, env = "SKEP_DATA", default_value_os_t = default_data())]
-    data: PathBuf,
-    /// The address to listen on.
-    #[arg(long, env = "SKEP_LISTEN", default_value = "127.0.0.1:6443")]
-    listen: SocketAddr,
-    /// Other names and addresses by which clients reach the server; they go into its certificate.
-    #[arg(long = "name")]
-    names: Vec<String>,
+    #[command(flatten)]
+    server: apiserver::Options,
     /// Stay attached, and end with Ctrl-C.
     #[arg(long)]
     foreground: bool,
@@ -49,24 +41,6 @@ pub(crate) struct Options {
     /// Started by `skep up` without `--foreground`.
     #[arg(long, hide = true)]
     detached: bool,
-}
-
-/// Where data lies if nobody says: a system's place for root, the user's own for others.
-pub(crate) fn default_data() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
-        return PathBuf::from("/var/lib/skep");
-    }
-    match std::env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| home().map(|h| h.join(".local/share")))
-    {
-        Some(dir) => dir.join("skep"),
-        None => PathBuf::from("skep-data"),
-    }
-}
-
-fn home() -> Option<PathBuf> {
-    std::env::var_os("HOME").map(PathBuf::from).filter(|h| h.is_absolute())
 }
 
 /// How long everything may take to come up. A store with a million objects loads in seconds; a host is slower only
@@ -84,21 +58,22 @@ const LOG_MAX_BYTES: u64 = 32 * 1024 * 1024;
 /// # Errors
 /// What keeps it from starting, with what can be done about it.
 pub(crate) fn run(mut options: Options) -> anyhow::Result<()> {
-    options.data = std::path::absolute(&options.data).context("reading the working directory")?;
+    options.server.data =
+        std::path::absolute(&options.server.data).context("reading the working directory")?;
     if options.detached {
         // A session of its own: nothing that happens to the terminal reaches it.
         nix::unistd::setsid().context("leaving the terminal's session")?;
         return serve(options);
     }
-    std::fs::create_dir_all(&options.data).with_context(|| {
-        format!("making {}; choose another directory with --data", options.data.display())
+    std::fs::create_dir_all(&options.server.data).with_context(|| {
+        format!("making {}; choose another directory with --data", options.server.data.display())
     })?;
-    if let Some(running) = RunFile::read(&options.data).filter(RunFile::is_alive) {
+    if let Some(running) = RunFile::read(&options.server.data).filter(RunFile::is_alive) {
         println!("skep is up already: {} (process {})", running.server, running.pid);
-        print_next(&options.data);
+        print_next(&options.server.data);
         return Ok(());
     }
-    let checks = checks::all(&options.data, Some(options.listen));
+    let checks = checks::all(&options.server.data, Some(options.server.listen));
     for check in checks.iter().filter(|c| c.level != Level::Good) {
         print_check(check);
     }
@@ -112,19 +87,19 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let host = !options.no_host && checks::can_run_machines(&checks);
-    let log = options.data.join(LOG);
+    let log = options.server.data.join(LOG);
     let ended = || {
         let status = child.try_wait().ok().flatten()?;
         Some(format!("it ended with {status}; the reason is at the end of {}", log.display()))
     };
-    runtime.block_on(watch::until_up(&options.data, host, ended))?;
-    print_next(&options.data);
+    runtime.block_on(watch::until_up(&options.server.data, host, ended))?;
+    print_next(&options.server.data);
     Ok(())
 }
 
 /// Starts this program again without a terminal.
 fn detach(options: &Options) -> anyhow::Result<std::process::Child> {
-    let path = options.data.join(LOG);
+    let path = options.server.data.join(LOG);
     if std::fs::metadata(&path).is_ok_and(|m| m.len() > LOG_MAX_BYTES) {
         std::fs::rename(&path, path.with_extension("log.old")).context("putting the old log away")?;
     }
@@ -135,15 +110,8 @@ fn detach(options: &Options) -> anyhow::Result<std::process::Child> {
         .with_context(|| format!("opening {}", path.display()))?;
     let own = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(own);
-    command.arg("up").arg("--detached").arg("--data").arg(&options.data);
-    command.arg("--listen").arg(options.listen.to_string());
-    command.arg("--cpu-percent").arg(options.cpu_percent.to_string());
-    for name in &options.names {
-        command.arg("--name").arg(name);
-    }
-    if options.no_host {
-        command.arg("--no-host");
-    }
+    // As it was asked, so that no option is forgotten here.
+    command.args(std::env::args_os().skip(1)).arg("--detached");
     let errors = log.try_clone().context("opening the log twice")?;
     command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().context("starting the server")
 }
@@ -152,11 +120,10 @@ fn detach(options: &Options) -> anyhow::Result<std::process::Child> {
 fn serve(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    let checks = checks::all(&options.data, None);
+    let checks = checks::all(&options.server.data, None);
     let with_host = !options.no_host && checks::can_run_machines(&checks);
-    let (data, foreground) = (options.data.clone(), options.foreground);
-    let server = apiserver::Options { data: data.clone(), listen: options.listen, names: options.names };
-    let result = runtime.block_on(apiserver::serve(server, |app, down| {
+    let (data, foreground) = (options.server.data.clone(), options.foreground);
+    let result = runtime.block_on(apiserver::serve(options.server, |app, down| {
         let mut roles = crate::control_plane::roles(app, down);
         if let Err(error) = RunFile::write(&data, &app.config.base_url) {
             tracing::error!(%error, "what runs cannot be written down: `skep down` will not find it");

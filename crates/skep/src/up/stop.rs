@@ -11,8 +11,9 @@ use skep_api::compute::{Host, Machine};
 use skep_client::{Client, List, ListParams, Resource, Tenants};
 use skep_machine::{Driver, Found, Phase, ProcessDriver};
 
+use super::print_step;
 use super::run_file::RunFile;
-use super::{default_data, print_step};
+use crate::apiserver::default_data;
 
 /// Stops everything that `skep up` started. Nothing is lost: `skep up` brings the same tenants and pods back.
 #[derive(Debug, clap::Args)]

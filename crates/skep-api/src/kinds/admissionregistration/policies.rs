@@ -908,7 +908,7 @@ mod tests {
         let new: ValidatingAdmissionPolicy = object(&patched(&validating(), &kind));
         assert_eq!(new.generation_changed(Some(&old)), Some(true));
         assert_eq!(old.generation_changed(Some(&old)), Some(false));
-        let mut written = new.clone();
+        let mut written = new;
         with_context("status", |cx| written.prepare_update(&old, cx));
         assert_eq!(written.spec, old.spec);
         let conditions = patched(&validating(), &spec(json!({"matchConditions": [{"name": "a"}]})));
