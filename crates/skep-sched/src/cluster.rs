@@ -502,7 +502,11 @@ impl Cluster {
     /// The node where room is kept for a pod.
     #[must_use]
     pub fn nominated_node(&self, key: &str) -> Option<&str> {
-        Some(&self.nodes[*self.nominated.get(key)? as usize].name)
+        Some(&self.nodes[self.nominated_slot(key)? as usize].name)
+    }
+
+    pub(crate) fn nominated_slot(&self, key: &str) -> Option<NodeIndex> {
+        self.nominated.get(key).copied()
     }
 
     /// The pods of lower priority than `priority` for which room is kept on a node.

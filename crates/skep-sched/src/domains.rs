@@ -195,9 +195,7 @@ impl Domains {
         for (_, term) in &template.preferred {
             domains.axis(cluster, &term.topology_key);
         }
-        let own_terms = template.affinity.iter().chain(&template.anti_affinity);
-        let own_terms = own_terms.chain(template.preferred.iter().map(|(_, t)| t));
-        domains.looks_at_namespaces = own_terms.into_iter().any(PodTerm::looks_at_namespaces);
+        domains.looks_at_namespaces = template.pod_terms().any(PodTerm::looks_at_namespaces);
         let candidates: Vec<TemplateId> = if domains.counts_plain_pods {
             cluster.templates.iter().filter(|(_, e)| !e.on.is_empty()).map(|(id, _)| *id).collect()
         } else {
@@ -210,8 +208,7 @@ impl Domains {
             let Some(entry) = cluster.templates.get(id) else { continue };
             if entry.template.has_pod_terms() {
                 let other = entry.template.clone();
-                let terms = other.affinity.iter().chain(&other.anti_affinity);
-                for term in terms.chain(other.preferred.iter().map(|(_, t)| t)) {
+                for term in other.pod_terms() {
                     domains.looks_at_namespaces |= term.looks_at_namespaces();
                     if means(cluster, term, template) {
                         domains.axis(cluster, &term.topology_key);
@@ -364,6 +361,9 @@ impl Domains {
             return Some(known.clone());
         }
         let Some(entry) = cluster.templates.get(&id) else { return Some(None) };
+        // What is remembered here is no longer true when labels of namespaces change.
+        let mut terms = entry.template.pod_terms();
+        self.looks_at_namespaces |= terms.any(PodTerm::looks_at_namespaces);
         let found = self.compare(cluster, template, &entry.template)?;
         let found = (!found.is_nothing()).then(|| Arc::new(found));
         self.memo.insert(id, found.clone());
@@ -683,9 +683,7 @@ enum Part {
 
 /// Whether a pod of `other` on a node may matter to `pending`, which has no terms and constraints itself.
 pub(crate) fn concerns(cluster: &Cluster, pending: &Template, other: &Template) -> bool {
-    let terms = other.affinity.iter().chain(&other.anti_affinity);
-    let mut terms = terms.chain(other.preferred.iter().map(|(_, t)| t));
-    terms.any(|t| t.looks_at_namespaces() || means(cluster, t, pending))
+    other.pod_terms().any(|t| t.looks_at_namespaces() || means(cluster, t, pending))
 }
 
 fn means(cluster: &Cluster, term: &PodTerm, pod: &Template) -> bool {

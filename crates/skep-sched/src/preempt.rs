@@ -61,19 +61,23 @@ enum Outcome {
 
 /// What was found out about nodes, as long as they do not change.
 #[derive(Debug, Default)]
-pub(crate) struct Candidates(FxHashMap<NodeIndex, Outcome>);
+pub(crate) struct Candidates {
+    known: FxHashMap<NodeIndex, Outcome>,
+    /// Whether what other nodes have had a say in it.
+    depends_on_others: bool,
+}
 
 impl Candidates {
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.known.clear();
     }
 
     pub(crate) fn forget(&mut self, node: NodeIndex) {
-        self.0.remove(&node);
+        self.known.remove(&node);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.known.is_empty()
     }
 }
 
@@ -121,19 +125,24 @@ impl Class {
             let offset = (mix(seed) % slots as u64) as usize;
             let enough = (self.resolvable_nodes(cluster) * CANDIDATE_PERCENT / 100).max(CANDIDATES);
             let (mut found, mut without_violation) = (0, 0);
-            // What domains say about a node changes with other nodes.
-            if self.domains.as_ref().is_some_and(crate::domains::Domains::can_reject) {
+            // What domains say about a node changes with other nodes; also when it was the last pod there that said it.
+            let can_reject = self.domains.as_ref().is_some_and(crate::domains::Domains::can_reject);
+            if can_reject || self.candidates.depends_on_others {
                 self.candidates.clear();
             }
+            self.candidates.depends_on_others = can_reject;
+            // Room kept for this very pod does not count for it, but does for others of its kind.
+            let own = cluster.nominated_slot(key);
+            own.iter().for_each(|node| self.candidates.forget(*node));
             for node in (0..slots).map(|i| ((offset + i) % slots) as NodeIndex) {
                 if !self.is_resolvable(cluster, node) {
                     continue;
                 }
-                if !self.candidates.0.contains_key(&node) {
+                if !self.candidates.known.contains_key(&node) {
                     let outcome = self.victims(cluster, key, node);
-                    self.candidates.0.insert(node, outcome);
+                    self.candidates.known.insert(node, outcome);
                 }
-                match self.candidates.0.get(&node) {
+                match self.candidates.known.get(&node) {
                     Some(Outcome::Helps(candidate)) => {
                         found += 1;
                         without_violation += usize::from(candidate.cost.violations == 0);
@@ -154,6 +163,7 @@ impl Class {
                     None => {}
                 }
             }
+            own.iter().for_each(|node| self.candidates.forget(*node));
         }
         if let Some((_, node, candidate)) = best {
             let keys = candidate.victims.iter().filter_map(|p| cluster.pods[*p as usize].as_ref());

@@ -339,6 +339,12 @@ impl Template {
         !self.affinity.is_empty() || !self.anti_affinity.is_empty() || !self.preferred.is_empty()
     }
 
+    /// All that it says about other pods.
+    pub(crate) fn pod_terms(&self) -> impl Iterator<Item = &PodTerm> {
+        let required = self.affinity.iter().chain(&self.anti_affinity);
+        required.chain(self.preferred.iter().map(|(_, term)| term))
+    }
+
     /// Whether a node has the labels, fields and name that the pod asks for.
     #[must_use]
     pub fn selects_node(&self, name: &str, labels: &Labels) -> bool {
