@@ -142,6 +142,21 @@ mod tests {
         };
         assert_eq!(read("application/json; charset=utf-8", b"{}").unwrap(), "{}");
         assert_eq!(read("application/yaml", b"a: 1").unwrap(), "{\"a\":1}");
+        assert_eq!(
+            read("application/yaml", b"a: &x {1: 2, b: ~}\nc: *x").unwrap(),
+            r#"{"a":{"1":2,"b":null},"c":{"1":2,"b":null}}"#
+        );
+        for bad in ["a: [", "a: *b", "a: 1\nb: !x 1"] {
+            assert_eq!(read("application/yaml", bad.as_bytes()).unwrap_err().code, 400, "{bad}");
+        }
+        let bomb = format!(
+            "a: &a [{}]\nb: &b [{}]\nc: [{}]",
+            "x,".repeat(1000),
+            "*a,".repeat(1000),
+            "*b,".repeat(1000)
+        );
+        let refused = read("application/yaml", bomb.as_bytes()).unwrap_err();
+        assert!(refused.code == 400 && refused.message.contains("more than 3145728 bytes"), "{refused:?}");
         let namespace = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12\x05\x0a\x03\x0a\x01n";
         assert_eq!(
             read("application/vnd.kubernetes.protobuf", namespace).unwrap(),

@@ -46,7 +46,8 @@ impl Wire {
 
     /// Sends bytes and reads until the server closes.
     pub async fn ask(mut self, request: &[u8]) -> Answer {
-        self.0.write_all(request).await.unwrap();
+        // A server may refuse and close before it has read everything.
+        let _ = self.0.write_all(request).await;
         let mut bytes = Vec::new();
         // A server may close without TLS' goodbye: what came before counts.
         let _ = self.0.read_to_end(&mut bytes).await;

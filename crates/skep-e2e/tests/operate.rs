@@ -74,7 +74,7 @@ fn verbs_that_look_and_wait() {
     assert_eq!(k.run(&["auth", "can-i", "*", "*"]).trim(), "yes");
     let nobody = "--as=nobody";
     assert!(k.fail(&["auth", "can-i", "get", "pods", nobody]).is_empty());
-    let role = "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: r}, \
+    let role = "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: r, namespace: default}, \
                 rules: [{apiGroups: [\"\"], resources: [pods], verbs: [get]}]}";
     assert!(k.pipe(&["auth", "reconcile"], role).contains("reconciled"));
     // top asks an API that only a metrics server brings.

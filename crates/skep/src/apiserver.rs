@@ -19,6 +19,7 @@ use crate::signals::{Shutdown, ended};
 
 /// Where the API server keeps its things and how it is reached.
 #[derive(Debug, clap::Args)]
+#[group(id = "server")]
 pub(crate) struct Options {
     /// Everything that it keeps: objects, keys, machines, images, logs. Made if needed; survives restarts and upgrades.
     #[arg(long, env = "SKEP_DATA", default_value_os_t = default_data())]

@@ -17,6 +17,7 @@ use crate::output::{Item, TENANT_ANNOTATION};
 use crate::request::{Action, FieldValidation};
 use crate::rest::admit::Operation;
 use crate::rest::{Call, delete};
+use crate::server::MAX_BODY_BYTES;
 use crate::status::{About, ApiError};
 
 /// How often a write that named no revision is tried again when others change the object meanwhile.
@@ -38,17 +39,38 @@ pub fn decode(call: &Call, body: &Bytes) -> Result<Box<dyn Object>, ApiError> {
     decode_json(call, &json_body(&call.headers, body)?)
 }
 
-/// YAML to JSON, refusing what would grow without bound.
+/// YAML to JSON, refusing what would grow without bound: a few kilobytes of aliases of aliases can stand for
+/// gigabytes, so they are written out one after the other, and never further than a body in JSON may go.
 ///
 /// # Errors
-/// 400 for malformed YAML.
+/// 400 for malformed YAML, and for YAML that stands for more than [`MAX_BODY_BYTES`] of JSON.
 pub fn yaml_to_json(yaml: &[u8]) -> Result<Vec<u8>, ApiError> {
     let bad =
         |e: &dyn std::fmt::Display| ApiError::bad_request(format!("error converting YAML to JSON: {e}"));
     let text = std::str::from_utf8(yaml).map_err(|e| bad(&e))?;
-    // The parser bounds alias expansion itself.
-    let tree: serde_json::Value = serde_yaml_ng::from_str(text).map_err(|e| bad(&e))?;
-    serde_json::to_vec(&tree).map_err(|e| bad(&e))
+    let mut json = Bounded(Vec::with_capacity(yaml.len()));
+    let mut writer = serde_json::Serializer::new(&mut json);
+    serde_transcode::transcode(serde_yaml_ng::Deserializer::from_str(text), &mut writer)
+        .map_err(|e| bad(&e))?;
+    Ok(json.0)
+}
+
+/// Takes as many bytes as a body may have.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_BODY_BYTES {
+            let why = format!("it stands for more than {MAX_BODY_BYTES} bytes of JSON");
+            return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, why));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// As [`decode`], for JSON whatever the headers say.
