@@ -22,9 +22,8 @@ tools:
 	./scripts/test-tools.sh
 
 # All tests: unit, property, and whole-system.
-# The whole-system tests start the binary, so it is built first.
+# The whole-system tests start the binary, which is built along with them.
 test: tools
-	$(CARGO) build --package skep
 ifeq ($(NEXTEST),yes)
 	$(CARGO) nextest run --workspace
 else
