@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Service, Taint};
 use skep_base::quantity::Quantity;
 use skep_client::{Access, Client, Informer, Resource, Route, Selection, Tenants};
 use skep_runtime::cgroup::{Base, Tree};
-use skep_runtime::images::{ImageStore, Registries, Scope, UnpackLimits};
+use skep_runtime::images::{ImageStore, Scope, UnpackLimits};
 use skep_runtime::{Runtime, RuntimeConfig};
 use tokio::sync::Notify;
 
@@ -22,7 +22,7 @@ use crate::node::{NodeFacts, NodeObject, system_info};
 use crate::objects::ObjectCache;
 use crate::pods::Pods;
 use crate::security::Policy;
-use crate::store_images::StoreImages;
+use crate::store_images::{Source, StoreImages};
 use crate::streams::Streams;
 use crate::volume::{self, Layout};
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub images: PathBuf,
     /// Whose images they are in it; without it, this agent's alone.
     pub image_scope: Option<String>,
+    /// A socket by which the host is asked for images; the store is then this machine's view of the host's.
+    pub image_socket: Option<PathBuf>,
     /// The directory tree that pods know as their host's.
     pub host_root: PathBuf,
     /// The command of a pod's shim.
@@ -178,12 +180,20 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         tree: Tree::detect(base).map_err(failed)?,
     })
     .map_err(failed)?;
-    let store = ImageStore::open(&config.images, UnpackLimits::default()).map_err(failed)?;
+    let store = match &config.image_socket {
+        None => ImageStore::open(&config.images, UnpackLimits::default()).map_err(failed)?,
+        Some(_) => {
+            let leases = config.data.join("image-leases");
+            std::fs::create_dir_all(&leases)?;
+            ImageStore::open_view(&config.images, leases)
+        }
+    };
     let scope = match &config.image_scope {
         Some(name) => Scope::of(name),
         None => Scope::of(&own_scope(&config.data)?),
     };
-    let images = Arc::new(StoreImages::new(store, scope.map_err(failed)?, Registries::default()));
+    let source = config.image_socket.clone().map_or(Source::Registries(Arc::default()), Source::Host);
+    let images = Arc::new(StoreImages::new(store, scope.map_err(failed)?, source));
     let (bridge, range) = config.standalone.clone();
     let network: Arc<dyn PodNetwork> = {
         let records = config.data.join("addresses");

@@ -1,19 +1,20 @@
 //! What a machine is told: what it is to be for the driver, what its agent is started with, and where its files lie.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use skep_api::compute::Machine;
 use skep_base::{Quantity, TenantName};
-use skep_machine::process::{CONTROL_DIR, PROGRAM};
-use skep_machine::{MachineId, MachineSpec, Mount, Program};
+use skep_machine::process::{CONTROL_DIR, IMAGES_DIR, PROGRAM};
+use skep_machine::{MachineId, MachineSpec, Program};
 
 /// The file in the control directory by which the agent reaches the API server, and as whom.
 pub(crate) const KUBECONFIG: &str = "kubeconfig";
 /// The socket in the control directory that leads to the API server.
 pub(crate) const SOCKET: &str = "api.sock";
-/// Where a machine sees the host's images.
-const IMAGES: &str = "/var/lib/skep-images";
+/// The socket in the control directory by which the host is asked for images.
+pub(crate) const IMAGE_SOCKET: &str = "images.sock";
 /// Where the agent keeps its own things, in the machine's private tree.
 const AGENT_DATA: &str = "/var/lib/skep-agent";
 /// Processes and threads per GiB of memory: several times what services use, and far from what brings a host down.
@@ -30,8 +31,12 @@ const FLAVOR_LABEL: &str = "node.kubernetes.io/instance-type";
 /// What does not change between machines.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where the host keeps images.
+    /// Where the host keeps images of all tenants.
     pub(crate) images: PathBuf,
+    /// A file that says how registries are reached.
+    pub(crate) registries: PathBuf,
+    /// What is started to pull, with what is pulled for whom behind it.
+    pub(crate) launcher: Vec<OsString>,
     /// What the agent logs.
     pub(crate) log: String,
 }
@@ -52,10 +57,6 @@ pub(crate) fn spec_of(
     let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
     let cpu_millis = unsigned(needed("cpu")?.milli_value());
     let memory_bytes = unsigned(needed("memory")?.value());
-    let mut mounts = Vec::new();
-    if settings.images.is_dir() {
-        mounts.push(Mount { source: settings.images.clone(), target: IMAGES.into(), writable: false });
-    }
     Ok(MachineSpec {
         id,
         hostname: machine.node_name().to_owned(),
@@ -63,7 +64,7 @@ pub(crate) fn spec_of(
         memory_bytes,
         pids_max: ((memory_bytes >> 20) * PIDS_PER_GIB / 1024).max(PIDS_MIN),
         program: agent(machine, tenant, settings),
-        mounts,
+        mounts: Vec::new(),
     })
 }
 
@@ -76,7 +77,8 @@ fn agent(machine: &Machine, tenant: &TenantName, settings: &Settings) -> Program
     add("--api-socket", text(control.join(SOCKET)));
     add("--node", machine.node_name().to_owned());
     add("--data", AGENT_DATA.to_owned());
-    add("--images", IMAGES.to_owned());
+    add("--images", IMAGES_DIR.to_owned());
+    add("--image-socket", text(control.join(IMAGE_SOCKET)));
     add("--image-scope", tenant.to_string());
     for (name, amount) in &machine.spec.resources {
         add("--capacity", format!("{name}={}", amount.0));
@@ -121,15 +123,20 @@ mod tests {
         }))
         .unwrap();
         let tenant = TenantName::new("shop").unwrap();
-        let settings = Settings { images: "/nowhere".into(), log: "info".to_owned() };
+        let settings = Settings {
+            images: "/nowhere".into(),
+            registries: "/nowhere".into(),
+            launcher: Vec::new(),
+            log: "info".to_owned(),
+        };
         let spec = spec_of(&machine, "0b5c7f0e-1", &tenant, &settings).unwrap();
         assert_eq!((spec.cpu_millis, spec.memory_bytes, spec.pids_max), (500, 1 << 30, 4096));
         assert_eq!((spec.id.as_str(), spec.hostname.as_str()), ("0b5c7f0e-1", "n1"));
-        assert!(spec.mounts.is_empty(), "there are no images to show");
+        assert!(spec.mounts.is_empty(), "nothing of the host but what every machine has");
         let args = spec.program.args.join(" ");
         for part in [
             "/usr/local/bin/skep agent --kubeconfig /run/skep/kubeconfig --api-socket /run/skep/api.sock --node n1",
-            "--images /var/lib/skep-images --image-scope shop",
+            "--images /var/lib/skep-images --image-socket /run/skep/images.sock --image-scope shop",
             "--capacity cpu=500m --capacity memory=1Gi",
             "--label a=b --label compute.skep.io/machine=m1 --label compute.skep.io/node-pool=default",
             "--label node.kubernetes.io/instance-type=small",

@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::capacity::{self, Capacity, Reserve};
 use crate::control::Settings;
+use crate::images;
 use crate::machine::{self, Desired, Shared, set_condition};
 
 /// How often the host says that it lives. Four are missed before others give it up.
@@ -45,6 +46,8 @@ pub struct Config {
     pub launcher: Vec<OsString>,
     /// What agents log.
     pub agent_log: String,
+    /// A [`skep_runtime::images::RegistriesFile`]; `registries.json` in `data` if it is not given.
+    pub registries: Option<PathBuf>,
     /// Labels of the host: where it stands.
     pub labels: BTreeMap<String, String>,
 }
@@ -110,7 +113,9 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
     }
     let facts =
         Facts { name: name.clone(), capacity: Capacity::read(&data), reserve: config.reserve, broken };
-    let settings = Settings { images, log: config.agent_log.clone() };
+    let registries = config.registries.clone().unwrap_or_else(|| data.join("registries.json"));
+    let settings =
+        Settings { images, registries, launcher: config.launcher.clone(), log: config.agent_log.clone() };
     let shared = Arc::new(Shared { client: client.clone(), driver, settings, server });
     let selection =
         Selection::all(Resource::of::<Machine>(), Tenants::All).fields(&format!("spec.hostName={name}"));
@@ -124,6 +129,7 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
         () = async move { follow.run().await; } => {}
         () = heartbeat(&client, &facts, &config.labels) => {}
         () = look_after(&shared, &informer, &changed) => {}
+        () = images::keep_room(shared.settings.images.clone()) => {}
         () = ended => {}
     }
     Ok(())

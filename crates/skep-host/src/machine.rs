@@ -12,8 +12,9 @@ use skep_client::{Backoff, Client, Object, Patch, Resource};
 use skep_machine::{Driver, Found, MachineId, MachineSpec, Phase};
 use tokio::sync::watch;
 
-use crate::control::{self, KUBECONFIG, SOCKET, Settings};
+use crate::control::{self, IMAGE_SOCKET, KUBECONFIG, SOCKET, Settings};
 use crate::credential;
+use crate::images::Images;
 use crate::plan::{Action, Observed, next};
 use crate::proxy::Proxy;
 
@@ -86,6 +87,7 @@ struct Worker {
     shared: Arc<Shared>,
     id: MachineId,
     proxy: Option<Proxy>,
+    images: Option<Images>,
     prepared: Option<MachineSpec>,
     stale: bool,
     restarts: i32,
@@ -104,6 +106,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut wanted: watch::Receiver<Desired
         shared,
         id,
         proxy: None,
+        images: None,
         prepared: None,
         stale: false,
         restarts: before.and_then(|s| s.restarts).unwrap_or(0),
@@ -170,7 +173,8 @@ impl Worker {
             prepared: self.prepared.clone(),
             renew_at: credential::renew_at(&self.control(KUBECONFIG)),
             stale: self.stale,
-            connected: self.proxy.as_ref().is_some_and(Proxy::is_open),
+            connected: self.proxy.as_ref().is_some_and(Proxy::is_open)
+                && self.images.as_ref().is_some_and(Images::is_open),
         })
     }
 
@@ -195,9 +199,12 @@ impl Worker {
             }
             Action::Connect => {
                 // The old one lets go of the path before the new one takes it.
-                self.proxy = None;
+                (self.proxy, self.images) = (None, None);
                 let proxy = Proxy::open(&self.control(SOCKET), self.shared.server.clone());
                 self.proxy = Some(proxy.map_err(StepError::Proxy)?);
+                let socket = self.control(IMAGE_SOCKET);
+                let images = Images::open(&socket, &self.shared, &self.id, &desired.tenant);
+                self.images = Some(images.map_err(StepError::Proxy)?);
             }
             Action::Start => {
                 self.blocking(move |d| d.start(&id)).await?;
@@ -212,7 +219,7 @@ impl Worker {
                 if !desired.gone {
                     self.tell(desired, machine, MachinePhase::Deleting, None).await?;
                 }
-                self.proxy = None;
+                (self.proxy, self.images) = (None, None);
                 (self.ran, self.prepared) = (false, None);
                 self.blocking(move |d| d.remove(&id)).await?;
                 tracing::info!(tenant = %desired.tenant, machine = machine.node_name(), "machine removed");

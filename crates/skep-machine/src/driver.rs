@@ -200,7 +200,8 @@ pub trait Driver: Send + Sync {
     /// When the host cannot be looked at.
     fn reload(&self, id: &MachineId) -> Result<(), Error>;
 
-    /// Ends everything that runs in it: politely, and after the grace period in any case.
+    /// Ends everything that runs in it: politely, and after the grace period in any case. Its files are what is left on the host; to be
+    /// started again it must be prepared again.
     ///
     /// # Errors
     /// [`Error::Unkillable`], or when the host cannot be looked at.
@@ -214,6 +215,16 @@ pub trait Driver: Send + Sync {
 
     /// A directory of the host that the machine sees as [`CONTROL_DIR`](crate::process::CONTROL_DIR), read-only.
     fn control_dir(&self, id: &MachineId) -> PathBuf;
+
+    /// A directory of the host that the machine sees as [`IMAGES_DIR`](crate::process::IMAGES_DIR), read-only. What appears in it appears in
+    /// the machine at once. It goes with the machine.
+    fn images_dir(&self, id: &MachineId) -> PathBuf;
+
+    /// Puts a process of the host under the machine's limits, because it works for this machine. It ends with the machine.
+    ///
+    /// # Errors
+    /// When the machine has no limits yet.
+    fn adopt(&self, id: &MachineId, pid: u32) -> Result<(), Error>;
 
     /// The file that holds the machine's network namespace, for whoever connects it.
     fn network(&self, id: &MachineId) -> PathBuf;

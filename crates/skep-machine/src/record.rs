@@ -14,6 +14,9 @@ use crate::error::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) spec: MachineSpec,
+    /// The first of the host's user and group ids that are the machine's.
+    #[serde(default)]
+    pub(crate) first_id: u32,
     /// Its removal has begun: whatever is left of it is not a machine any more.
     #[serde(default)]
     pub(crate) removing: bool,

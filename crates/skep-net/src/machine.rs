@@ -325,5 +325,34 @@ fn pod_sysctls() -> Result<()> {
     sysctl("ipv6/conf/eth0/accept_dad", "0")?;
     // In its own namespace a pod hurts nobody: it may have low ports and send pings without privileges.
     sysctl("ipv4/ip_unprivileged_port_start", "0")?;
-    sysctl("ipv4/ping_group_range", "0\t2147483647")
+    let groups = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+    sysctl("ipv4/ping_group_range", &format!("0\t{}", last_group(&groups)))
+}
+
+/// The highest group that the kernel takes: 2^31 - 1, or in a user namespace the last that it has, as long as those before are there too.
+fn last_group(map: &str) -> u32 {
+    const HIGHEST: u32 = i32::MAX as u32;
+    let line: Vec<u32> =
+        map.lines().next().unwrap_or_default().split_whitespace().flat_map(str::parse).collect();
+    match line[..] {
+        [0, _, count] if count > 0 => (count - 1).min(HIGHEST),
+        _ => HIGHEST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_group_is_one_that_there_is() {
+        for (map, last) in [
+            ("         0          0 4294967295\n", 2_147_483_647),
+            ("0 8388608 8388608\n", 8_388_607),
+            ("1000 0 1\n", 2_147_483_647),
+            ("", 2_147_483_647),
+        ] {
+            assert_eq!(last_group(map), last, "{map}");
+        }
+    }
 }

@@ -29,8 +29,10 @@ pub mod stats;
 mod stream;
 mod sys;
 
+pub use caps::Capability;
 pub use client::{Attached, ExecOutput, ExecProcess, Sandbox, Streams};
 pub use error::{Error, ErrorKind, Result};
+pub use init::renounce;
 pub use proto::Event;
 pub use runtime::{DeadPod, Found, Runtime, RuntimeConfig};
 pub use spec::Exit;

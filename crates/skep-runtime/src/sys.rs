@@ -101,6 +101,16 @@ fn resolve(
     Err(io::Error::from_raw_os_error(libc::EAGAIN))
 }
 
+/// Whether this machine's root is the physical machine's. In a user namespace of its own it cannot make device nodes or decide who uses which, set
+/// `trusted` attributes, or spare a process from the OOM killer.
+pub(crate) fn initial_user_namespace() -> bool {
+    static INITIAL: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *INITIAL.get_or_init(|| {
+        std::fs::read_to_string("/proc/self/uid_map")
+            .is_ok_and(|m| m.split_whitespace().eq(["0", "0", "4294967295"]))
+    })
+}
+
 /// What `mount_setattr` changes.
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy)]

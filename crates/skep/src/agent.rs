@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Whose images they are in the store, usually the tenant's name; without it, this agent's alone.
     #[arg(long)]
     image_scope: Option<String>,
+    /// A Unix socket by which the host is asked for images; `--images` is then what the host shows this machine of its own.
+    #[arg(long)]
+    image_socket: Option<PathBuf>,
     /// The directory tree that pods know as their host's.
     #[arg(long, default_value = "/")]
     host_root: PathBuf,
@@ -95,6 +98,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let config = Config {
         images: options.images.unwrap_or_else(|| options.data.join("images")),
         image_scope: options.image_scope,
+        image_socket: options.image_socket,
         kubeconfig: options.kubeconfig,
         api_socket: options.api_socket,
         node: options.node,

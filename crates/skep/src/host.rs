@@ -35,6 +35,10 @@ pub(crate) struct Options {
     /// What agents log.
     #[arg(long, default_value = "info")]
     agent_log: String,
+    /// A JSON file that says how registries are reached: `plainHttp`, `mirrors`, `authoritiesFile`, `private`;
+    /// `registries.json` in the data directory if it is not given.
+    #[arg(long)]
+    registries: Option<PathBuf>,
     /// End when the process that started this one does.
     #[arg(long, hide = true)]
     with_parent: bool,
@@ -56,7 +60,7 @@ fn launcher() -> anyhow::Result<Vec<OsString>> {
     Ok(vec![own.into_os_string(), MACHINE.into()])
 }
 
-/// When this is `skep machine boot` or `skep machine init`, does it and returns. Called before anything else: both must
+/// When this is `skep machine boot`, `init` or `pull`, does it and returns. Called before anything else: both must
 /// have one thread and stay small.
 pub(crate) fn if_asked() -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().skip(1).take(2).collect();
@@ -64,6 +68,9 @@ pub(crate) fn if_asked() -> Option<ExitCode> {
         return None;
     }
     let rest: Vec<OsString> = std::env::args_os().skip(3).collect();
+    if args.get(1).is_some_and(|word| word == skep_host::PULL) {
+        return Some(skep_host::pull_main());
+    }
     let done = match args.get(1).and_then(|a| a.to_str()) {
         Some("boot") => skep_machine::process::boot::main(&rest),
         Some("init") => skep_machine::process::init::main(&rest),
@@ -100,6 +107,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         },
         launcher: launcher()?,
         agent_log: options.agent_log,
+        registries: options.registries,
         labels: options.labels.into_iter().collect::<BTreeMap<_, _>>(),
     };
     // One thread: a daemon mostly waits, and what blocks has threads of its own, which end when they are idle.

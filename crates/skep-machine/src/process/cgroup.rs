@@ -27,6 +27,8 @@ const KILL_POLL: Duration = Duration::from_millis(5);
 /// Below the machine's group, on version 2: its first process. A group that hands out controllers may hold no
 /// processes itself, and what runs inside hands them out.
 const INIT_LEAF: &str = "init";
+/// Beside it: what the host does for this machine.
+const HOST_LEAF: &str = "host";
 
 /// What a machine may open: null, zero, full, random, urandom, tty, console, ptmx, terminals, tun. Making device files
 /// is harmless as long as they cannot be opened.
@@ -155,8 +157,9 @@ impl Group {
         &self.hierarchies
     }
 
-    /// Makes the group, empty, with the machine's limits.
-    pub(crate) fn create(&self, spec: &MachineSpec) -> Result<(), Error> {
+    /// Makes the group, empty, with the machine's limits. `owner`, the machine's root, may make groups below it and move its processes between those; the
+    /// limits are not its own.
+    pub(crate) fn create(&self, spec: &MachineSpec, owner: u32) -> Result<(), Error> {
         for (hierarchy, dir) in self.dirs() {
             // Groups of an earlier start, with limits and rules of their own.
             remove_children(&dir)?;
@@ -181,6 +184,7 @@ impl Group {
                     limit_v1(hierarchy, &dir, spec)?;
                 }
             }
+            hand_over(&dir, owner)?;
         }
         Ok(())
     }
@@ -193,11 +197,24 @@ impl Group {
         Ok(())
     }
 
-    /// On version 2, moves a process of the group into a leaf below it.
-    pub(crate) fn settle(&self, pid: u32) -> Result<(), Error> {
+    /// Puts a process of the host into the group, which is not one of the machine's own: on version 2 into a leaf beside those.
+    pub(crate) fn adopt(&self, pid: u32) -> Result<(), Error> {
+        for (hierarchy, dir) in self.dirs() {
+            let dir = if hierarchy.version == Version::V2 { dir.join(HOST_LEAF) } else { dir };
+            if hierarchy.version == Version::V2 {
+                make(&dir)?;
+            }
+            write(&dir.join("cgroup.procs"), &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// On version 2, moves a process of the group into a leaf below it, which is `owner`'s too.
+    pub(crate) fn settle(&self, pid: u32, owner: u32) -> Result<(), Error> {
         for (_, dir) in self.dirs().filter(|(h, _)| h.version == Version::V2) {
             let leaf = dir.join(INIT_LEAF);
             make(&leaf)?;
+            hand_over(&leaf, owner)?;
             write(&leaf.join("cgroup.procs"), &pid.to_string())?;
         }
         Ok(())
@@ -300,6 +317,16 @@ fn remove_tree(dir: &Path) -> Result<(), Error> {
             Err(e) => return Err(Error::io("remove the control group", dir)(e)),
         }
     }
+}
+
+/// Gives a group to somebody as the kernel's documentation of delegation has it: the directory, and the files that move processes.
+fn hand_over(dir: &Path, owner: u32) -> Result<(), Error> {
+    let files = ["", "cgroup.procs", "tasks", "cgroup.threads", "cgroup.subtree_control"];
+    for path in files.map(|file| dir.join(file)).into_iter().filter(|path| path.exists()) {
+        std::os::unix::fs::chown(&path, Some(owner), Some(owner))
+            .map_err(Error::io("change the owner of", &path))?;
+    }
+    Ok(())
 }
 
 fn inherit_cpuset(dir: &Path, parent: &Path) -> Result<(), Error> {

@@ -1,10 +1,10 @@
-//! A machine's first process: puts up the machine from inside, then keeps its program running and reaps what others
-//! leave behind. It listens to nobody but signals: SIGTERM ends the machine, SIGHUP the program, which
-//! is then started again.
+//! A machine's first process: keeps the machine's program running and reaps what others leave behind. It listens to nobody but
+//! signals: SIGTERM ends the machine, SIGHUP the program, which is then started again.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -12,21 +12,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, dup2_stdin, dup2_stdout, sethostname};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 
-use super::cgroup::Group;
-use super::{CONTROL, RECORD, ROOT, root};
 use crate::driver::Program;
 use crate::error::Error;
-use crate::record::{self, Record};
 
-/// What the first process waits for: that somebody knows of it.
-pub(crate) const GO: &[u8] = b"go\n";
 /// What it says when the machine is up.
 pub(crate) const READY: &[u8] = b"ready\n";
 
@@ -35,16 +28,14 @@ pub(crate) const READY: &[u8] = b"ready\n";
 const RESTART_MIN: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(10);
 const WORKED_AFTER: Duration = Duration::from_secs(30);
-/// Open files of one process: enough for an agent with thousands of containers, whose programs often ask for a million.
-const FILES_MAX: u64 = 1024 * 1024;
-
-/// Capabilities that nothing in a machine has, for they reach the host's kernel whatever the namespaces: immutable files
+/// Capabilities that nothing in a machine has. In a user namespace of its own they would open nothing; this holds if the kernel ever thinks otherwise, and
+/// tells programs the truth. Immutable files
 /// (which could not be removed with the machine), kernel modules, raw ports and memory, accounting, reboot, the clock,
 /// auditing, security modules, the kernel's log, waking the computer up or keeping it awake, performance counters, restoring
 /// processes under chosen pids.
 const DROPPED: [libc::c_ulong; 14] = [9, 16, 17, 20, 22, 25, 30, 32, 33, 34, 35, 36, 38, 40];
 
-/// Runs with the arguments that [`boot`](super::boot) gave: the machine's directory and its group's parent. Returns when
+/// Runs with the argument that [`boot`](super::boot) gave, the program as JSON, in a machine that is otherwise up. Returns when
 /// the machine is to end. Must be called before any thread is started.
 ///
 /// # Errors
@@ -73,29 +64,14 @@ pub fn main(args: &[OsString]) -> Result<(), Error> {
 }
 
 fn put_up(args: &[OsString]) -> Result<Program, Error> {
-    let [dir, parent, ..] = args else {
-        return Err(Error::Start { why: "init takes a directory and a parent".to_owned() });
+    let [program] = args else {
+        return Err(Error::Start { why: "init takes a program".to_owned() });
     };
-    let dir = Path::new(dir);
-    let mut word = Vec::new();
-    let input = Path::new("standard input");
-    std::io::stdin().read_to_end(&mut word).map_err(Error::io("read", input))?;
-    if word != GO {
-        // Whoever started this died before it was written down.
-        return Err(Error::Start { why: "nobody knows of it".to_owned() });
-    }
-    let record: Record = record::read(&dir.join(RECORD))?
-        .ok_or_else(|| Error::Start { why: "there is no record of it".to_owned() })?;
-    let spec = record.spec;
-    umask(Mode::from_bits_truncate(0o022));
-    sethostname(&spec.hostname).map_err(Error::errno("name", dir))?;
-    let group = Group::new(&parent.to_string_lossy(), spec.id.as_str())?;
-    loopback_up().map_err(Error::io("start the loopback device of", dir))?;
-    root::enter(&dir.join(ROOT), &dir.join(CONTROL), &spec.mounts, group.hierarchies())?;
+    let program = serde_json::from_slice(program.as_bytes())
+        .map_err(|source| Error::Record { path: "its first argument".into(), source })?;
+    loopback_up().map_err(Error::io("start the loopback device of", Path::new("/")))?;
     drop_capabilities().map_err(Error::io("drop capabilities in", Path::new("/")))?;
-    // Fewer files than wanted are better than no machine.
-    let _ = setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX);
-    Ok(spec.program)
+    Ok(program)
 }
 
 /// Takes them out of what any program started from here on can ever get.

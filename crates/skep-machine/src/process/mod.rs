@@ -1,18 +1,20 @@
 //! Machines of isolation `process`: namespaces and a control group on the host's own kernel.
 //!
-//! A machine has network, mount, PID, UTS, IPC and control group namespaces. Its first process is this program again
+//! A machine has user, network, mount, PID, UTS, IPC and control group namespaces: its root is nobody on the host ([`ids`]), and some system calls
+//! are not for anybody in it ([`filter`]). Its first process is this program again
 //! ([`init`]): it starts the machine's program, starts it again when it ends, and reaps what is left behind. It is
 //! nobody's child and knows nothing of the host daemon, so the daemon may die and come back. When the first process
 //! dies the kernel kills everything in the PID namespace, so a machine cannot be half alive.
 //!
-//! On the host a machine is a directory, a control group, and a network namespace that is tied to a file in that
+//! On the host a machine is a directory, a control group, and two namespaces that are tied to files in that
 //! directory:
 //!
 //! ```text
 //! DIR/ID/machine.json   what it is to be, and whether it is being removed
 //!        root/          its private files
 //!        control/       what the host tells it (seen as /run/skep, read-only)
-//!        net            its network namespace
+//!        images/        what it holds of the host's images (seen as /var/lib/skep-images, read-only)
+//!        user, net      its user and network namespaces
 //!        init.json      its first process
 //!        console.log    what that and the program say before they have logs of their own
 //! ```
@@ -20,8 +22,10 @@
 pub mod boot;
 mod cgroup;
 mod elf;
+mod filter;
+mod ids;
 pub mod init;
-mod net;
+mod namespaces;
 mod procfs;
 mod root;
 
@@ -29,6 +33,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -45,6 +50,8 @@ use cgroup::Group;
 
 /// Where a machine sees what the host tells it.
 pub const CONTROL_DIR: &str = "/run/skep";
+/// Where a machine sees what it holds of the host's images.
+pub const IMAGES_DIR: &str = "/var/lib/skep-images";
 /// Where a machine sees this program.
 pub const PROGRAM: &str = "/usr/local/bin/skep";
 
@@ -52,7 +59,9 @@ const RECORD: &str = "machine.json";
 const INIT: &str = "init.json";
 const ROOT: &str = "root";
 const CONTROL: &str = "control";
+const IMAGES: &str = "images";
 const NETWORK: &str = "net";
+const USERS: &str = "user";
 const CONSOLE: &str = "console.log";
 
 /// How long the first process may take to be ready. It mounts a dozen file systems, so milliseconds are usual; a host
@@ -167,7 +176,7 @@ impl ProcessDriver {
         self.kill(id)?;
         let spec: Record = record::read(&dir.join(RECORD))?
             .ok_or_else(|| Error::Start { why: "it has not been prepared".to_owned() })?;
-        group.create(&spec.spec)?;
+        group.create(&spec.spec, spec.first_id)?;
         let console = dir.join(CONSOLE);
         if fs::metadata(&console).is_ok_and(|m| m.len() > CONSOLE_MAX_BYTES) {
             fs::remove_file(&console).map_err(Error::io("remove", &console))?;
@@ -250,7 +259,8 @@ impl Driver for ProcessDriver {
         // By trying: containers and hardened hosts forbid namespaces in many ways.
         let dir = self.dir(&probe);
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        let tried = net::create(&dir.join(NETWORK));
+        // Its ids are nobody's: nothing ever runs in it.
+        let tried = namespaces::create(&dir, ids::IDS_PER_MACHINE).and_then(|()| root::try_mapping(&dir));
         self.remove(&probe)?;
         tried.map_err(|e| unsupported(&e.story()))
     }
@@ -298,25 +308,35 @@ impl Driver for ProcessDriver {
             self.remove(id)?;
         }
         let running = matches!(known, Some(Found { phase: Phase::Running { .. }, .. }));
+        let mut first_id = 0;
         self.step(id, Step::Record, || {
             fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-            record::write_whole(&dir.join(RECORD), &Record { spec: spec.clone(), removing: false })
+            // What lies in it is between the machine and the host's root.
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
+                .map_err(Error::io("set the mode of", &dir))?;
+            ids::choose(&self.directory, id, |chosen| {
+                first_id = chosen;
+                let record = Record { spec: spec.clone(), first_id, removing: false };
+                record::write_whole(&dir.join(RECORD), &record)
+            })
         })?;
         // What runs keeps what it was started with.
         if running {
             return Ok(());
         }
         self.step(id, Step::Root, || {
-            let control = dir.join(CONTROL);
-            fs::create_dir_all(&control).map_err(Error::io("create", &control))?;
-            root::create(&dir.join(ROOT), spec)
+            for name in [CONTROL, IMAGES] {
+                let path = dir.join(name);
+                fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+            }
+            root::create(&dir.join(ROOT), spec, first_id)
         })?;
         self.step(id, Step::Limits, || {
             let group = self.group(id)?;
             self.kill(id)?;
-            group.create(spec)
+            group.create(spec, first_id)
         })?;
-        self.step(id, Step::Network, || net::create(&dir.join(NETWORK)))
+        self.step(id, Step::Network, || namespaces::create(&dir, first_id))
     }
 
     fn start(&self, id: &MachineId) -> Result<(), Error> {
@@ -343,7 +363,8 @@ impl Driver for ProcessDriver {
                 sleep(POLL);
             }
         }
-        self.kill(id)
+        self.kill(id)?;
+        namespaces::unmount_below(&self.dir(id))
     }
 
     fn remove(&self, id: &MachineId) -> Result<(), Error> {
@@ -360,7 +381,7 @@ impl Driver for ProcessDriver {
         self.pass(Point::Removal(Removal::Kill))?;
         self.kill(id)?;
         self.pass(Point::Removal(Removal::Unmount))?;
-        net::unmount_below(&dir)?;
+        namespaces::unmount_below(&dir)?;
         self.pass(Point::Removal(Removal::Limits))?;
         self.group(id)?.remove()?;
         self.pass(Point::Removal(Removal::Files))?;
@@ -384,6 +405,14 @@ impl Driver for ProcessDriver {
 
     fn control_dir(&self, id: &MachineId) -> PathBuf {
         self.dir(id).join(CONTROL)
+    }
+
+    fn images_dir(&self, id: &MachineId) -> PathBuf {
+        self.dir(id).join(IMAGES)
+    }
+
+    fn adopt(&self, id: &MachineId, pid: u32) -> Result<(), Error> {
+        self.group(id)?.adopt(pid)
     }
 
     fn network(&self, id: &MachineId) -> PathBuf {

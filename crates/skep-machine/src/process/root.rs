@@ -1,15 +1,22 @@
 //! What a machine sees as its file system: a private tree on the host's disk, with the kernel's own file systems and a
 //! few things of the host mounted into it.
+//!
+//! It is put together twice. The host's root ([`build`]) attaches what comes from the host, with ids mapped to the machine's and read-only; when
+//! the machine's own user namespace gets a copy of these mounts, the kernel locks them: nobody in the machine can take one off or write through it.
+//! The machine's root ([`enter`]) then mounts what belongs to its namespaces, and makes the tree its root.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::unistd::{chdir, pivot_root};
+use nix::unistd::{chdir, fchdir, pivot_root};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::cgroup::{Hierarchy, Version};
-use super::{CONTROL_DIR, PROGRAM, elf, procfs};
+use super::{CONTROL, CONTROL_DIR, IMAGES, IMAGES_DIR, PROGRAM, ROOT, USERS, elf, procfs};
 use crate::driver::{MachineSpec, Mount};
 use crate::error::Error;
 
@@ -50,81 +57,155 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 ];
 /// Files of the host's `/etc` without which nothing on the network is found or trusted. Copies, made at each start.
 const HOST_FILES: [&str; 3] = ["etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt", "etc/localtime"];
-/// What of `/proc` would reach the host's kernel rather than the machine's namespaces. Whoever is root in the machine
-/// and may mount could undo this: it guards against accidents.
-const READ_ONLY_PROC: [&str; 3] = ["proc/sys", "proc/sysrq-trigger", "proc/irq"];
+/// The tree of a machine, and whom its files belong to.
+#[derive(Clone, Copy)]
+struct Tree<'a> {
+    root: &'a Path,
+    owner: u32,
+}
 
 /// Makes the private tree; what is there already stays.
-pub(crate) fn create(root: &Path, spec: &MachineSpec) -> Result<(), Error> {
-    make_dir(root, 0o755)?;
+pub(crate) fn create(root: &Path, spec: &MachineSpec, owner: u32) -> Result<(), Error> {
+    let tree = Tree { root, owner };
+    tree.make_dir(Path::new(""), 0o755)?;
     for (name, mode) in DIRECTORIES {
-        make_dir(&root.join(name), mode)?;
+        tree.make_dir(Path::new(name), mode)?;
     }
     let name = &spec.hostname;
-    write_new(root, "etc/hostname", &format!("{name}\n"))?;
-    write_new(root, "etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n"))?;
-    write_new(
-        root,
+    tree.write_new("etc/hostname", &format!("{name}\n"))?;
+    tree.write_new("etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n"))?;
+    tree.write_new(
         "etc/passwd",
         "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
     )?;
-    write_new(root, "etc/group", "root:x:0:\nnogroup:x:65534:\n")?;
-    write_new(root, "etc/os-release", "NAME=Skep\nID=skep\nPRETTY_NAME=\"Skep process machine\"\n")?;
+    tree.write_new("etc/group", "root:x:0:\nnogroup:x:65534:\n")?;
+    tree.write_new("etc/os-release", "NAME=Skep\nID=skep\nPRETTY_NAME=\"Skep process machine\"\n")?;
     for file in HOST_FILES {
         // A host without one has machines without one.
         let Ok(bytes) = fs::read(Path::new("/").join(file)) else { continue };
-        write(root, file, &bytes)?;
+        tree.write(file, &bytes)?;
     }
     Ok(())
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => return Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Error::io("look at", path)(e)),
+impl Tree<'_> {
+    fn own(self, path: &Path) -> Result<(), Error> {
+        lchown(path, Some(self.owner), Some(self.owner)).map_err(Error::io("change the owner of", path))
     }
-    fs::create_dir(path).map_err(Error::io("create", path))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
-}
 
-fn write_new(root: &Path, file: &str, text: &str) -> Result<(), Error> {
-    if fs::symlink_metadata(root.join(file)).is_ok() { Ok(()) } else { write(root, file, text.as_bytes()) }
-}
+    fn make_dir(self, name: &Path, mode: u32) -> Result<PathBuf, Error> {
+        let path = self.root.join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(_) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("look at", &path)(e)),
+        }
+        fs::create_dir(&path).map_err(Error::io("create", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            .map_err(Error::io("set the mode of", &path))?;
+        self.own(&path)?;
+        Ok(path)
+    }
 
-/// Writes a file of the tree from outside, where nobody has yet run in it, or may have: never through a link.
-fn write(root: &Path, file: &str, bytes: &[u8]) -> Result<(), Error> {
-    let path = place(root, Path::new(file), true)?;
-    fs::write(&path, bytes).map_err(Error::io("write", &path))
-}
+    fn write_new(self, file: &str, text: &str) -> Result<(), Error> {
+        match fs::symlink_metadata(self.root.join(file)) {
+            Ok(_) => Ok(()),
+            Err(_) => self.write(file, text.as_bytes()),
+        }
+    }
 
-/// Where something of the machine is on the host, made as an empty file or directory if it is not there. Links on the
-/// way are replaced: whoever was root in the machine may have laid them.
-fn place(root: &Path, target: &Path, is_file: bool) -> Result<PathBuf, Error> {
-    let parts: Vec<&std::ffi::OsStr> = target
-        .components()
-        .filter_map(|c| if let Component::Normal(part) = c { Some(part) } else { None })
-        .collect();
-    let mut path = root.to_owned();
-    for (i, part) in parts.iter().enumerate() {
-        path.push(part);
-        let want_file = is_file && i + 1 == parts.len();
-        let there = fs::symlink_metadata(&path).ok();
-        match there {
-            Some(meta) if meta.is_dir() != want_file && !meta.is_symlink() => continue,
-            Some(meta) if meta.is_dir() => {
-                fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+    /// Writes a file of the tree from outside, where nobody has yet run in it, or may have: never through a link.
+    fn write(self, file: &str, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.place(Path::new(file), true)?;
+        fs::write(&path, bytes).map_err(Error::io("write", &path))
+    }
+
+    /// Where something of the machine is on the host, made as an empty file or directory if it is not there. Links on the
+    /// way are replaced: whoever was root in the machine may have laid them.
+    fn place(self, target: &Path, is_file: bool) -> Result<PathBuf, Error> {
+        let parts: Vec<&std::ffi::OsStr> = target
+            .components()
+            .filter_map(|c| if let Component::Normal(part) = c { Some(part) } else { None })
+            .collect();
+        let mut path = self.root.to_owned();
+        for (i, part) in parts.iter().enumerate() {
+            path.push(part);
+            let want_file = is_file && i + 1 == parts.len();
+            let there = fs::symlink_metadata(&path).ok();
+            match there {
+                Some(meta) if meta.is_dir() != want_file && !meta.is_symlink() => continue,
+                Some(meta) if meta.is_dir() => {
+                    fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+                }
+                Some(_) => fs::remove_file(&path).map_err(Error::io("remove", &path))?,
+                None => {}
             }
-            Some(_) => fs::remove_file(&path).map_err(Error::io("remove", &path))?,
-            None => {}
+            if want_file {
+                fs::File::create(&path).map_err(Error::io("create", &path))?;
+            } else {
+                fs::create_dir(&path).map_err(Error::io("create", &path))?;
+            }
+            self.own(&path)?;
         }
-        if want_file {
-            fs::File::create(&path).map_err(Error::io("create", &path))?;
-        } else {
-            fs::create_dir(&path).map_err(Error::io("create", &path))?;
-        }
+        Ok(path)
     }
-    Ok(path)
+
+    /// Lets the machine see something of the host. With `users`, what belongs to the host's root belongs to the machine's there.
+    fn bind(self, source: &Path, target: &Path, set: u64, users: Option<&OwnedFd>) -> Result<(), Error> {
+        let is_file = !fs::metadata(source).map_err(Error::io("look at", source))?.is_dir();
+        let at = self.place(target, is_file)?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(CWD, source, clone).map_err(|e| Error::io("open", source)(e.into()))?;
+        map_ids(&tree, set, users, source)?;
+        move_mount(&tree, "", CWD, &at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(|e| Error::io("mount", &at)(e.into()))
+    }
+}
+
+fn map_ids(tree: &OwnedFd, set: u64, users: Option<&OwnedFd>, source: &Path) -> Result<(), Error> {
+    let map = if users.is_some() { MOUNT_ATTR_IDMAP } else { 0 };
+    let attributes = MountAttributes {
+        set: set | map,
+        clear: 0,
+        propagation: libc::MS_PRIVATE,
+        user_namespace: users.map_or(0, |u| u.as_raw_fd().unsigned_abs().into()),
+    };
+    let doing = match users {
+        Some(_) => "map ids (which takes a file system that can, such as ext4, xfs or btrfs) of",
+        None => "set the options of",
+    };
+    set_attributes(tree, &attributes).map_err(Error::io(doing, source))
+}
+
+/// As the kernel has it.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+const MOUNT_ATTR_RDONLY: u64 = 1;
+const MOUNT_ATTR_NOSUID: u64 = 2;
+const MOUNT_ATTR_NODEV: u64 = 4;
+const MOUNT_ATTR_NOEXEC: u64 = 8;
+const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+
+fn set_attributes(mount: &OwnedFd, attributes: &MountAttributes) -> std::io::Result<()> {
+    let empty = c"";
+    // SAFETY: path and attributes live through the call, and the size given is theirs.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_EMPTY_PATH,
+            std::ptr::from_ref(attributes),
+            size_of::<MountAttributes>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 fn attach(
@@ -137,80 +218,100 @@ fn attach(
     mount(Some(source), target, fstype, flags, data).map_err(Error::errno("mount", target))
 }
 
-/// Lets the machine see something of the host.
-fn bind(root: &Path, source: &Path, target: &Path, writable: bool) -> Result<(), Error> {
-    let is_file = !fs::metadata(source).map_err(Error::io("look at", source))?.is_dir();
-    let at = place(root, target, is_file)?;
-    mount(Some(source), &at, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(Error::errno("mount", &at))?;
-    if !writable {
-        remount_read_only(&at)?;
-    }
-    Ok(())
-}
-
-fn remount_read_only(at: &Path) -> Result<(), Error> {
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
-    mount(None::<&str>, at, None::<&str>, flags, None::<&str>).map_err(Error::errno("make read-only", at))
-}
-
-/// Puts everything in its place and makes the tree the root of this process, which must have mount, PID, network, UTS,
-/// IPC and control group namespaces of its own.
-pub(crate) fn enter(
-    root: &Path,
-    control: &Path,
-    mounts: &[Mount],
-    hierarchies: &[Hierarchy],
-) -> Result<(), Error> {
+/// Attaches what comes from the host to the machine's tree, in the mount namespace of this process, which must be nobody else's. `owner` is
+/// the machine's root as the host knows it, `users` the machine's user namespace.
+pub(crate) fn build(dir: &Path, mounts: &[Mount], owner: u32, users: &OwnedFd) -> Result<(), Error> {
+    let root = &dir.join(ROOT);
+    let tree = Tree { root, owner };
     let slash = Path::new("/");
     // Nothing that is mounted here may show up on the host.
     mount(None::<&str>, slash, None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(Error::errno("make private", slash))?;
     mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .map_err(Error::errno("mount", root))?;
-    let guarded = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    attach("proc", &root.join("proc"), Some("proc"), guarded, None)?;
-    // Not every kernel is built with all of them.
-    for path in READ_ONLY_PROC.map(|path| root.join(path)).into_iter().filter(|path| path.exists()) {
-        attach(&path.to_string_lossy(), &path, None, MsFlags::MS_BIND, None)?;
-        remount_read_only(&path)?;
+    let whose = format!("mode=755,uid={owner},gid={owner}");
+    let run = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    attach("tmpfs", &tree.place(Path::new("run"), false)?, Some("tmpfs"), run, Some(&whose))?;
+    let dev = tree.place(Path::new("dev"), false)?;
+    // Device files are the host's: no others can be made in a user namespace.
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    attach("tmpfs", &dev, Some("tmpfs"), quiet, Some(&format!("{whose},size=65536k")))?;
+    for name in DEVICES {
+        let source = Path::new("/dev").join(name);
+        tree.bind(&source, &source, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, None)?;
     }
-    // The network's part of it is the machine's own.
-    let own = root.join("proc/sys/net");
-    attach("proc", &root.join("mnt"), Some("proc"), guarded, None)?;
-    attach(&root.join("mnt/sys/net").to_string_lossy(), &own, None, MsFlags::MS_BIND, None)?;
-    umount2(&root.join("mnt"), MntFlags::MNT_DETACH).map_err(Error::errno("unmount", &root.join("mnt")))?;
-    attach("sysfs", &root.join("sys"), Some("sysfs"), guarded, None)?;
-    devices(root)?;
-    attach(
-        "tmpfs",
-        &root.join("run"),
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some("mode=755"),
-    )?;
-    control_groups(&root.join("sys/fs/cgroup"), hierarchies)?;
-    remount_sysfs(&root.join("sys"))?;
+    for name in ["pts", "shm", "mqueue"] {
+        tree.make_dir(&Path::new("dev").join(name), 0o755)?;
+    }
+    for (to, name) in DEVICE_LINKS {
+        let link = dev.join(name);
+        symlink(to, &link).map_err(Error::io("link", &link))?;
+    }
+    let read_only = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
     let program = Path::new("/proc/self/exe");
     let binary = fs::read_link(program).map_err(Error::io("read", program))?;
     // The binary may have been replaced since this process was started; what is running is still there by this name.
-    bind(root, if binary.exists() { &binary } else { program }, Path::new(PROGRAM), false)?;
+    tree.bind(if binary.exists() { &binary } else { program }, Path::new(PROGRAM), read_only, None)?;
     if let Some(interpreter) = elf::interpreter(program)? {
         // Often reached through links that the machine does not have.
         let real = fs::canonicalize(&interpreter).map_err(Error::io("find", &interpreter))?;
-        bind(root, &real, &interpreter, false)?;
+        tree.bind(&real, &interpreter, read_only, None)?;
     }
     for library in procfs::own_files()? {
-        bind(root, &library, &library, false)?;
+        tree.bind(&library, &library, read_only, None)?;
     }
-    bind(root, control, Path::new(CONTROL_DIR), false)?;
+    let data = read_only | MOUNT_ATTR_NOEXEC;
+    tree.bind(&dir.join(CONTROL), Path::new(CONTROL_DIR), data, Some(users))?;
+    // Layers hold set-user-id programs: only containers execute them.
+    tree.bind(&dir.join(IMAGES), Path::new(IMAGES_DIR), data, Some(users))?;
     for mount in mounts {
-        bind(root, &mount.source, &mount.target, mount.writable)?;
+        let set = if mount.writable { MOUNT_ATTR_NODEV } else { read_only };
+        tree.bind(&mount.source, &mount.target, set, Some(users))?;
     }
-    chdir(root).map_err(Error::errno("go to", root))?;
+    Ok(())
+}
+
+/// Whether ids can be mapped where machines lie, found out on a directory with a machine's namespaces.
+pub(crate) fn try_mapping(dir: &Path) -> Result<(), Error> {
+    let path = dir.join(USERS);
+    let users = OwnedFd::from(fs::File::open(&path).map_err(Error::io("open", &path))?);
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, dir, clone).map_err(|e| Error::io("open", dir)(e.into()))?;
+    map_ids(&tree, 0, Some(&users), dir)
+}
+
+/// Makes the built tree, which is this process's working directory, its root, with the kernel's file systems in it. This process must be root
+/// of the machine's user namespace, with all its other namespaces made there.
+pub(crate) fn enter(hierarchies: &[Hierarchy]) -> Result<(), Error> {
+    let here = Path::new(".");
+    let kernel = |doing| move |e: rustix::io::Errno| Error::io(doing, here)(e.into());
+    // What was attached as root of the host can't be a root here, but a copy can.
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let root = open_tree(CWD, "", clone).map_err(kernel("copy the mounts of"))?;
+    move_mount(&root, "", CWD, here, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(kernel("mount"))?;
+    fchdir(root.as_fd()).map_err(Error::errno("go to", here))?;
+    let guarded = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // Nothing in it is covered: what speaks of the host belongs to the host's root, whom nobody here can become. A covered one could not be
+    // mounted again by a pod that has users of its own.
+    attach("proc", Path::new("proc"), Some("proc"), guarded, None)?;
+    attach("sysfs", Path::new("sys"), Some("sysfs"), guarded, None)?;
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    for (name, fstype, flags, data) in [
+        ("pts", "devpts", quiet, "newinstance,ptmxmode=0666,mode=0620,gid=5"),
+        ("shm", "tmpfs", quiet | MsFlags::MS_NODEV, "mode=1777"),
+        ("mqueue", "mqueue", quiet | MsFlags::MS_NODEV, ""),
+    ] {
+        attach(fstype, &Path::new("dev").join(name), Some(fstype), flags, Some(data))?;
+    }
+    control_groups(Path::new("sys/fs/cgroup"), hierarchies)?;
+    remount_sysfs(Path::new("sys"))?;
     // The old root lands on top of the new one, and is taken off: no directory is needed for it.
-    pivot_root(".", ".").map_err(Error::errno("make the root", root))?;
-    umount2(".", MntFlags::MNT_DETACH).map_err(Error::errno("let go of the host's root for", root))?;
+    pivot_root(".", ".").map_err(Error::errno("make the root", here))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(Error::errno("let go of the host's root for", here))?;
+    let slash = Path::new("/");
     chdir(slash).map_err(Error::errno("go to", slash))
 }
 
@@ -222,37 +323,6 @@ fn remount_sysfs(at: &Path) -> Result<(), Error> {
         | MsFlags::MS_NODEV
         | MsFlags::MS_NOEXEC;
     mount(None::<&str>, at, None::<&str>, flags, None::<&str>).map_err(Error::errno("make read-only", at))
-}
-
-fn devices(root: &Path) -> Result<(), Error> {
-    let dev = root.join("dev");
-    attach(
-        "tmpfs",
-        &dev,
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
-        Some("mode=755,size=65536k"),
-    )?;
-    for name in DEVICES {
-        let (source, target) = (Path::new("/dev").join(name), dev.join(name));
-        fs::File::create(&target).map_err(Error::io("create", &target))?;
-        attach(&source.to_string_lossy(), &target, None, MsFlags::MS_BIND, None)?;
-    }
-    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    for (name, fstype, flags, data) in [
-        ("pts", "devpts", quiet, "newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        ("shm", "tmpfs", quiet | MsFlags::MS_NODEV, "mode=1777"),
-        ("mqueue", "mqueue", quiet | MsFlags::MS_NODEV, ""),
-    ] {
-        let target = dev.join(name);
-        make_dir(&target, 0o755)?;
-        attach(fstype, &target, Some(fstype), flags, Some(data))?;
-    }
-    for (to, name) in DEVICE_LINKS {
-        let link = dev.join(name);
-        symlink(to, &link).map_err(Error::io("link", &link))?;
-    }
-    Ok(())
 }
 
 /// Mounts the machine's own part of the control groups where programs look for them. The machine has a control group
@@ -276,7 +346,7 @@ fn control_groups(at: &Path, hierarchies: &[Hierarchy]) -> Result<(), Error> {
             }
         };
         let target = at.join(&name);
-        make_dir(&target, 0o755)?;
+        fs::create_dir(&target).map_err(Error::io("create", &target))?;
         attach(fstype, &target, Some(fstype), guarded, data.as_deref())?;
         // `cpu,cpuacct` is found as `cpu` too.
         for alias in name.split(',').filter(|a| *a != name) {

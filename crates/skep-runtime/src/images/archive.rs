@@ -267,7 +267,14 @@ fn load_files(
         }
         unpack_layers(store, files, scope, &image.layers, &diff_ids)?;
         for name in &image.names {
-            images.push(store.name(scope, name, image.manifest.clone(), &image.config, diff_ids.clone())?);
+            images.push(store.name(
+                scope,
+                name,
+                image.manifest.clone(),
+                &image.config,
+                diff_ids.clone(),
+                false,
+            )?);
         }
     }
     Ok(images)

@@ -11,7 +11,7 @@
 //! layers/HEX/layer.json     its size, the compressed blobs it came from, the registries that served them
 //! scopes/S/images/HEX.json  a name of scope S, and what it means
 //! scopes/S/grants/HEX       S has brought this layer itself
-//! leases/ID.json            layers that a container uses
+//! leases/ID.json            layers that a container uses; a machine's view has none
 //! tmp/                      work in progress
 //! ```
 //!
@@ -19,10 +19,12 @@
 //! removes both. Several processes may use one store: whoever adds holds a shared lock, whoever removes layers an exclusive one.
 
 mod archive;
+pub mod exchange;
 mod manifest;
 mod reference;
 mod registry;
 mod unpack;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -37,9 +39,10 @@ use serde::{Deserialize, Serialize};
 use self::manifest::ConfigFile;
 pub use self::manifest::ImageConfig;
 pub use self::reference::{Digest, Reference};
-pub use self::registry::{Credentials, Mirror, PullProgress, PullRequest, Registries};
+pub use self::registry::{Credentials, Mirror, PullProgress, PullRequest, Registries, RegistriesFile};
 pub use self::unpack::UnpackLimits;
 use self::unpack::Unpacked;
+pub use self::view::View;
 use crate::error::{AtPath, Error, ErrorKind, Result, write_atomically};
 use crate::sys::now_ns;
 
@@ -102,6 +105,9 @@ struct Record {
     layers: Vec<Digest>,
     size_bytes: u64,
     stored_at_ns: u64,
+    /// It came from a registry: who else wants it must show there that he may have it.
+    #[serde(default)]
+    pulled: bool,
 }
 
 /// What is known of a layer.
@@ -147,33 +153,37 @@ struct Inner {
     root: PathBuf,
     limits: UnpackLimits,
     next: AtomicU64,
-    /// It lies on a read-only mount: a machine sees its host's store, and can use it but not change it.
-    read_only: bool,
+    /// It is a machine's view, which its host changes and nobody else.
+    view: bool,
+    /// Where is written which container uses what.
+    leases: PathBuf,
 }
 
 /// Work that came to nothing is removed by the next collection after this time: nobody unpacks for so long.
 const STALE_WORK: Duration = Duration::from_secs(24 * 3600);
 
 impl ImageStore {
-    /// Opens a store, or makes it. One on a read-only mount is opened for reading: nothing can be pulled or loaded into it, and a lease is
-    /// only checked, not recorded, so whoever may write to it must not collect what its readers use.
+    /// Opens a store, or makes it.
     pub fn open(root: impl Into<PathBuf>, limits: UnpackLimits) -> Result<ImageStore> {
         use std::os::unix::fs::PermissionsExt;
         let root = root.into();
-        let read_only = rustix::fs::statvfs(&root)
-            .is_ok_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
-        if read_only {
-            return Ok(ImageStore {
-                inner: Arc::new(Inner { root, limits, next: AtomicU64::new(0), read_only }),
-            });
-        }
         for folder in ["blobs/sha256", "layers", "scopes", "leases", "tmp"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).at("make", &path)?;
         }
         // Layers hold set-user-id programs: only containers may execute them.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).at("protect", &root)?;
-        Ok(ImageStore { inner: Arc::new(Inner { root, limits, next: AtomicU64::new(0), read_only }) })
+        let leases = root.join("leases");
+        Ok(ImageStore {
+            inner: Arc::new(Inner { root, limits, next: AtomicU64::new(0), view: false, leases }),
+        })
+    }
+
+    /// Opens a machine's [`View`] of its host's store for use in the machine: nothing can be pulled or loaded into it. Leases lie elsewhere, and
+    /// whoever asks the host to remove something tells it of them.
+    pub fn open_view(root: impl Into<PathBuf>, leases: PathBuf) -> ImageStore {
+        let (root, limits, next) = (root.into(), UnpackLimits::default(), AtomicU64::new(0));
+        ImageStore { inner: Arc::new(Inner { root, limits, next, view: true, leases }) }
     }
 
     /// Loads an OCI layout (directory or archive) or an archive of `docker save`, plain or compressed. All names in it are
@@ -187,15 +197,6 @@ impl ImageStore {
 
     /// Pulls an image from its registry, as far as it is not here already.
     pub async fn pull(&self, request: PullRequest) -> Result<Image> {
-        if self.inner.read_only {
-            return Err(Error::new(
-                ErrorKind::Failed,
-                format!(
-                    "image {} is not on this machine's host, whose images it can only read: load it there with `skep image load`",
-                    request.reference
-                ),
-            ));
-        }
         let store = self.clone();
         let lock = tokio::task::spawn_blocking(move || store.lock(FlockOperation::LockShared))
             .await
@@ -207,9 +208,21 @@ impl ImageStore {
 
     /// Looks for an image by name, or by its id, among a scope's own and the shared ones.
     pub fn find(&self, scope: &Scope, name: &str) -> Result<Option<Image>> {
+        self.find_where(scope, name, |_| true)
+    }
+
+    /// As [`ImageStore::find`], among those that were loaded and not pulled: the tenant has them without proof.
+    pub fn find_loaded(&self, scope: &Scope, name: &str) -> Result<Option<Image>> {
+        self.find_where(scope, name, |record| !record.pulled)
+    }
+
+    fn find_where(&self, scope: &Scope, name: &str, good: impl Fn(&Record) -> bool) -> Result<Option<Image>> {
         for scope in [scope, &Scope::shared()] {
             if let Ok(id) = name.parse::<Digest>() {
-                let found = self.records(scope)?.into_iter().find(|r| r.config == id || r.manifest == id);
+                let found = self
+                    .records(scope)?
+                    .into_iter()
+                    .find(|r| good(r) && (r.config == id || r.manifest == id));
                 if let Some(record) = found {
                     return self.image(scope, record).map(Some);
                 }
@@ -217,13 +230,13 @@ impl ImageStore {
             }
             let reference: Reference = name.parse()?;
             let record = match &reference.digest {
-                None => self.record(scope, &reference)?,
+                None => self.record(scope, &reference)?.filter(&good),
                 // By digest, whatever tag it was pulled with.
                 Some(digest) => self.records(scope)?.into_iter().find(|r| {
                     let same = r.name.parse::<Reference>().is_ok_and(|n| {
                         n.registry == reference.registry && n.repository == reference.repository
                     });
-                    same && r.manifest == *digest
+                    same && r.manifest == *digest && good(r)
                 }),
             };
             if let Some(record) = record {
@@ -265,19 +278,22 @@ impl ImageStore {
 
     /// A container uses this image from now on: its layers are not collected before [`ImageStore::release`] with the same id.
     pub fn lease(&self, id: &str, image: &Image) -> Result<()> {
-        let _lock = self.lock(FlockOperation::LockShared)?;
+        let _lock = match self.inner.view {
+            true => None,
+            false => Some(self.lock(FlockOperation::LockShared)?),
+        };
         for layer in &image.layers {
             if !layer.is_dir() {
                 return Err(Error::not_found(format!("image {} was removed meanwhile", image.name)));
             }
         }
-        if self.inner.read_only {
-            return Ok(());
-        }
         let layers: Vec<&Path> = image.layers.iter().filter_map(|l| l.parent()).collect();
         let text = serde_json::to_vec(&layers).map_err(|e| Error::invalid(e.to_string()))?;
         write_atomically(&self.lease_path(id)?, &text)?;
         // The time of the record is when it was last used.
+        if self.inner.view {
+            return Ok(());
+        }
         let record = self.record_path(&image.scope, &image.name);
         if let Ok(file) = File::options().append(true).open(record) {
             let _ = file.set_modified(SystemTime::now());
@@ -287,9 +303,6 @@ impl ImageStore {
 
     /// A container does not use its image any more.
     pub fn release(&self, id: &str) -> Result<()> {
-        if self.inner.read_only {
-            return Ok(());
-        }
         let path = self.lease_path(id)?;
         match fs::remove_file(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -299,7 +312,7 @@ impl ImageStore {
 
     fn lease_path(&self, id: &str) -> Result<PathBuf> {
         match crate::spec::valid_id(id) {
-            true => Ok(self.inner.root.join("leases").join(format!("{id}.json"))),
+            true => Ok(self.inner.leases.join(format!("{id}.json"))),
             false => Err(Error::invalid(format!("{id:?} is no id of a lease"))),
         }
     }
@@ -332,19 +345,7 @@ impl ImageStore {
                 blobs.extend([record.manifest.hex().to_owned(), record.config.hex().to_owned()]);
             }
         }
-        for lease in names_in(&root.join("leases"))? {
-            let text = fs::read(root.join("leases").join(&lease)).unwrap_or_default();
-            match serde_json::from_slice::<Vec<PathBuf>>(&text) {
-                Ok(used) => layers.extend(used),
-                // Cut off by a crash: without knowing what is used, nothing may go.
-                Err(_) => {
-                    return Err(Error::new(
-                        ErrorKind::Failed,
-                        format!("the lease {lease} cannot be read: remove it when its container is gone"),
-                    ));
-                }
-            }
-        }
+        layers.extend(self.leased()?);
         let mut done = Collected::default();
         for name in names_in(&root.join("layers"))? {
             let path = root.join("layers").join(&name);
@@ -370,6 +371,39 @@ impl ImageStore {
         Ok(done)
     }
 
+    /// The layers that containers use.
+    pub fn leased(&self) -> Result<BTreeSet<PathBuf>> {
+        let mut layers = BTreeSet::new();
+        for lease in names_in(&self.inner.leases)? {
+            let text = fs::read(self.inner.leases.join(&lease)).unwrap_or_default();
+            match serde_json::from_slice::<Vec<PathBuf>>(&text) {
+                Ok(used) => layers.extend(used),
+                // Cut off by a crash: without knowing what is used, nothing may go.
+                Err(_) => {
+                    return Err(Error::new(
+                        ErrorKind::Failed,
+                        format!("the lease {lease} cannot be read: remove it when its container is gone"),
+                    ));
+                }
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Names that came from registries, the longest unused first: what can go when the disk is full.
+    pub fn pulled(&self) -> Result<Vec<(Scope, Reference)>> {
+        let mut found = Vec::new();
+        for scope in names_in(&self.inner.root.join("scopes"))?.into_iter().map(Scope) {
+            for record in self.records(&scope)?.into_iter().filter(|r| r.pulled) {
+                let Ok(name) = record.name.parse::<Reference>() else { continue };
+                let used = fs::metadata(self.record_path(&scope, &name)).and_then(|m| m.modified()).ok();
+                found.push((used, scope.clone(), name));
+            }
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, scope, name)| (scope, name)).collect())
+    }
+
     fn remove_stale_work(&self) -> Result<()> {
         let folder = self.inner.root.join("tmp");
         for name in names_in(&folder)? {
@@ -388,13 +422,7 @@ impl ImageStore {
 
     fn lock(&self, operation: FlockOperation) -> Result<File> {
         let path = self.inner.root.join("lock");
-        let mut how = File::options();
-        if self.inner.read_only {
-            how.read(true)
-        } else {
-            how.create(true).append(true)
-        };
-        let file = how.open(&path).at("open", &path)?;
+        let file = File::options().create(true).append(true).open(&path).at("open", &path)?;
         flock(&file, operation).at("lock", &path)?;
         Ok(file)
     }
@@ -588,6 +616,7 @@ impl ImageStore {
         manifest: Digest,
         config: &[u8],
         layers: Vec<Digest>,
+        pulled: bool,
     ) -> Result<Image> {
         let config = self.put_blob(config)?;
         let mut size_bytes = 0;
@@ -595,7 +624,8 @@ impl ImageStore {
             size_bytes += self.layer_record(&self.layer_path(layer)).bytes;
         }
         let stored_at_ns = now_ns();
-        let record = Record { name: name.to_string(), manifest, config, layers, size_bytes, stored_at_ns };
+        let record =
+            Record { name: name.to_string(), manifest, config, layers, size_bytes, stored_at_ns, pulled };
         let text = serde_json::to_vec(&record).map_err(|e| Error::invalid(e.to_string()))?;
         let path = self.record_path(scope, name);
         if let Some(folder) = path.parent() {

@@ -4,6 +4,7 @@ mod http;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,98 @@ pub struct Registries {
     pub mirrors: BTreeMap<String, Vec<Mirror>>,
     /// Certificates of authorities in PEM, besides those of the system.
     pub extra_authorities_pem: Vec<u8>,
+    /// Whoever names an image names where this program connects. On a host that pulls for tenants only public addresses may be reached, or else its own
+    /// services and its neighbours' would be. Hosts that are named here, in `plain_http` or as mirrors are the operator's choice and may be anywhere.
+    pub public_only: bool,
+    /// Hosts (with their ports) that may have private addresses.
+    pub private: BTreeSet<String>,
+}
+
+/// How an operator writes down how registries are reached: JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RegistriesFile {
+    /// Hosts that are spoken to without encryption.
+    pub plain_http: BTreeSet<String>,
+    /// By registry: hosts that are asked before it.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// A file with certificates of authorities, besides those of the system.
+    pub authorities_file: Option<PathBuf>,
+    /// Hosts that may have private addresses.
+    pub private: BTreeSet<String>,
+}
+
+impl RegistriesFile {
+    /// Reads one. None is an empty one.
+    pub fn read(path: &std::path::Path) -> Result<RegistriesFile> {
+        match std::fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| {
+                Error::invalid(format!("{} does not say how registries are reached: {e}", path.display()))
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(RegistriesFile::default()),
+            Err(e) => Err(e).at("read", path),
+        }
+    }
+
+    /// What it means, for pulls on behalf of tenants.
+    pub fn registries(self) -> Result<Registries> {
+        let extra_authorities_pem = match &self.authorities_file {
+            Some(path) => std::fs::read(path).at("read", path)?,
+            None => Vec::new(),
+        };
+        let mirrors = self
+            .mirrors
+            .into_iter()
+            .map(|(registry, hosts)| (registry, hosts.into_iter().map(|host| Mirror { host }).collect()));
+        Ok(Registries {
+            plain_http: self.plain_http,
+            mirrors: mirrors.collect(),
+            extra_authorities_pem,
+            public_only: true,
+            private: self.private,
+        })
+    }
+}
+
+impl Registries {
+    /// Whether a connection to a host, by its name and port as a registry's name has them, may go to this address.
+    fn may_reach(&self, host: &str, port: u16, address: IpAddr) -> bool {
+        if !self.public_only || is_public(address) {
+            return true;
+        }
+        let (full, bare) = (format!("{host}:{port}"), host);
+        let named = |name: &str| name == full || name == bare;
+        self.plain_http.iter().any(|h| named(h))
+            || self.private.iter().any(|h| named(h))
+            || self.mirrors.values().flatten().any(|m| named(&m.host))
+    }
+}
+
+/// Whether an address is one of the public Internet.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let special = a == 0 || a >= 224 || (a == 192 && b == 0) || (a == 198 && (b & 0xfe) == 18);
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_documentation()
+                || shared
+                || special)
+        }
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => is_public(IpAddr::V4(v4)),
+            // Global unicast and nothing else; of that, not what wraps version 4 (6to4, Teredo) or is for examples.
+            None => {
+                let [first, second, ..] = v6.segments();
+                first & 0xe000 == 0x2000
+                    && first != 0x2002
+                    && !(first == 0x2001 && (second == 0 || second == 0xdb8))
+            }
+        },
+    }
 }
 
 /// What is to be pulled.
@@ -210,7 +303,7 @@ impl Pull {
         let request = this.request.clone();
         blocking(move || {
             store.publish(new)?;
-            store.name(&request.scope, &request.reference, top, &config_bytes, diff_ids)
+            store.name(&request.scope, &request.reference, top, &config_bytes, diff_ids, true)
         })
         .await
     }

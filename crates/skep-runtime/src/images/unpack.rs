@@ -144,7 +144,7 @@ pub(crate) fn unpack(
         entries: 0,
         devices_left_out: 0,
         privileged: rustix::process::geteuid().is_root(),
-        opaque: if initial_user_namespace() { c"trusted.overlay.opaque" } else { c"user.overlay.opaque" },
+        initial: sys::initial_user_namespace(),
     };
     let mut archive = tar::Archive::new(Hashing::new(reader));
     archive.set_ignore_zeros(false);
@@ -172,12 +172,6 @@ const MAX_TRAILING_BYTES: u64 = 16 << 20;
 /// How often the disk's free space is looked at.
 const CHECK_EVERY_BYTES: u64 = 64 << 20;
 
-/// Only there may `trusted` attributes be set.
-pub(crate) fn initial_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|m| m.split_whitespace().eq(["0", "0", "4294967295"]))
-}
-
 struct Unpacker<'a> {
     root: OwnedFd,
     limits: &'a UnpackLimits,
@@ -191,7 +185,7 @@ struct Unpacker<'a> {
     entries: u64,
     devices_left_out: u64,
     privileged: bool,
-    opaque: &'static std::ffi::CStr,
+    initial: bool,
 }
 
 impl Unpacker<'_> {
@@ -260,7 +254,14 @@ impl Unpacker<'_> {
         if hidden == b".wh..opq" {
             let readable =
                 sys::open_in_root(&self.root, above, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-            return Ok(rustix::fs::fsetxattr(&readable, self.opaque, b"y", rustix::fs::XattrFlags::empty())?);
+            let set = |name| rustix::fs::fsetxattr(&readable, name, b"y", rustix::fs::XattrFlags::empty());
+            // Overlays that are made in a user namespace look at the one, others at the other. Who has no capability
+            // for the second unpacks for the first.
+            let user = set(c"user.overlay.opaque");
+            return match self.initial.then(|| set(c"trusted.overlay.opaque")) {
+                Some(Ok(())) => Ok(()),
+                _ => Ok(user?),
+            };
         }
         if hidden.starts_with(b".wh.") || hidden.is_empty() || hidden == b"." || hidden == b".." {
             // Bookkeeping of an old union filesystem.

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 pub(crate) use self::exec::{ExecTask, run_exec};
+pub use self::process::renounce;
 pub(crate) use self::process::set_window_size;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::WireError;

@@ -23,8 +23,13 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Of the machine's own `/proc`, or the container's.
 pub(super) fn set_oom_score(value: i32) -> Result<()> {
-    std::fs::write("/proc/self/oom_score_adj", value.to_string())
-        .map_err(failed(format!("cannot set the OOM score to {value}")))
+    match std::fs::write("/proc/self/oom_score_adj", value.to_string()) {
+        // Among the machine's processes the rest still have higher ones.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !sys::initial_user_namespace() => {
+            Ok(())
+        }
+        result => result.map_err(failed(format!("cannot set the OOM score to {value}"))),
+    }
 }
 
 /// Sets the size of a terminal.
@@ -365,6 +370,18 @@ fn become_user(identity: &Identity, capabilities: &BTreeSet<Capability>) -> Resu
         .map_err(failed(format!("cannot become user {}", identity.uid)))?;
     rustix::thread::set_keep_capabilities(false).map_err(failed("cannot settle capabilities"))?;
     set_capabilities(bits)
+}
+
+/// For a process that works with what strangers have written: gives up all capabilities but these, for good. Must be called before any
+/// thread is started.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn renounce(keep: &[Capability]) -> Result<()> {
+    let bits = keep.iter().fold(0, |bits, c| bits | c.bit());
+    limit_bounding_set(bits)?;
+    set_capabilities(bits)?;
+    rustix::thread::set_no_new_privs(true).map_err(failed("cannot renounce new privileges"))
 }
 
 /// For a process that needs nothing at all.

@@ -118,7 +118,7 @@ pub(super) fn open_sources(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -
         groups.push((name.clone(), mount));
     }
     let mut devices = Vec::new();
-    if task.namespaces.user.is_some() || !may_make_devices() {
+    if task.namespaces.user.is_some() || !sys::initial_user_namespace() {
         for (name, ..) in USUAL_DEVICES {
             let mount = clone_tree(&Path::new("/dev").join(name), false)?;
             devices.push(Source { target: Path::new("/dev").join(name), mount, directory: false });
@@ -139,14 +139,6 @@ pub(super) fn open_sources(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -
         change(&device.mount, false, 0, libc::MS_PRIVATE)?;
     }
     Ok(Sources { volumes, shm, groups, devices })
-}
-
-/// Nodes of devices can only be made where this machine's root is the physical machine's: not in a user namespace.
-fn may_make_devices() -> bool {
-    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
-        let numbers: Vec<&str> = map.split_whitespace().collect();
-        numbers == ["0", "0", "4294967295"]
-    })
 }
 
 /// All device nodes of the machine that are not the terminal's or the runtime's own.
@@ -314,7 +306,7 @@ pub(super) fn open_overlay(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -
             *layer = place;
         }
     }
-    let userxattr = !may_make_devices();
+    let userxattr = !sys::initial_user_namespace();
     let doing = || "cannot mount the container's root filesystem".to_owned();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed(doing()))?;
     let mut whole = true;
@@ -479,7 +471,7 @@ fn attach_in(root: &OwnedFd, source: &Source) -> Result<()> {
 }
 
 fn devices(task: &InitTask<'_>, dev: &OwnedFd) -> Result<()> {
-    if task.namespaces.user.is_none() && may_make_devices() {
+    if task.namespaces.user.is_none() && sys::initial_user_namespace() {
         for (name, major, minor) in USUAL_DEVICES {
             rustix::fs::mknodat(
                 dev,

@@ -190,7 +190,7 @@ fn kvm() -> Check {
     limited(
         "virtual machines",
         format!("{device}; this version does not make virtual machines yet"),
-        "machines of all tenants share this computer's kernel: let only tenants in whom you trust",
+        "machines of all tenants share this computer's kernel, each with users of its own (docs/machines.md says what that gives)",
         "",
     )
 }

@@ -70,6 +70,7 @@ impl Target {
 /// Asks registries, with one user's credentials.
 pub(super) struct Client {
     credentials: Option<Credentials>,
+    registries: Arc<Registries>,
     tls: Arc<rustls::ClientConfig>,
     /// The value of `Authorization` that the registry has accepted last.
     authorization: Mutex<Option<HeaderValue>>,
@@ -91,7 +92,7 @@ fn other(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io::Err
 }
 
 impl Client {
-    pub(super) fn new(registries: &Registries, credentials: Option<Credentials>) -> Result<Client> {
+    pub(super) fn new(registries: &Arc<Registries>, credentials: Option<Credentials>) -> Result<Client> {
         let mut roots = rustls::RootCertStore::empty();
         if let Some(file) = SYSTEM_AUTHORITIES.iter().find(|f| Path::new(f).exists()) {
             let found = CertificateDer::pem_file_iter(file).into_iter().flatten().flatten();
@@ -105,7 +106,8 @@ impl Client {
             .map_err(|e| Error::invalid(format!("TLS cannot be set up: {e}")))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Client { credentials, tls: Arc::new(tls), authorization: Mutex::new(None) })
+        let registries = registries.clone();
+        Ok(Client { credentials, registries, tls: Arc::new(tls), authorization: Mutex::new(None) })
     }
 
     pub(super) async fn manifest(&self, target: &Target, wanted: &str, limit: u64) -> Result<Vec<u8>> {
@@ -329,7 +331,17 @@ impl Client {
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let failed = || format!("cannot reach {host}");
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(network(failed()))?;
+        let found = tokio::net::lookup_host((host.as_str(), port)).await.map_err(network(failed()))?;
+        // What is connected to is what was looked at: a name may have another address the next time.
+        let (may, not): (Vec<_>, Vec<_>) =
+            found.partition(|address| self.registries.may_reach(&host, port, address.ip()));
+        if let ([], [refused, ..]) = (may.as_slice(), not.as_slice()) {
+            return Err(Error::invalid(format!(
+                "{host} is at {}, which is no public address: the operator of this host has to name it as a private registry",
+                refused.ip()
+            )));
+        }
+        let stream = TcpStream::connect(may.as_slice()).await.map_err(network(failed()))?;
         let _ = stream.set_nodelay(true);
         let mut sender = if secure {
             let name = ServerName::try_from(host.clone())
