@@ -46,6 +46,7 @@ impl Cloud {
         command
             .args(args)
             .env("SKEP_DATA", self.data())
+            .env("SKEP_REGISTRY_LISTEN", "127.0.0.1:0")
             .env("KUBECONFIG", self.data().join("admin.kubeconfig"));
         command.output().unwrap()
     }

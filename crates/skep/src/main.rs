@@ -11,6 +11,7 @@ mod controllers;
 mod health;
 mod host;
 mod image;
+mod registry;
 mod scheduler;
 mod shim;
 mod signals;
@@ -58,6 +59,8 @@ enum Command {
     Tenant(tenant::Options),
     /// Loads and lists the images of this machine.
     Image(image::Options),
+    /// Runs the image registry by itself; `skep up` has one already.
+    Registry(registry::Options),
     /// Holds one pod; the node agent starts it.
     #[command(hide = true)]
     Shim(shim::Options),
@@ -94,6 +97,7 @@ fn main() -> std::process::ExitCode {
         Command::Status(options) => up::status(options),
         Command::Tenant(options) => tenant::run(options),
         Command::Image(options) => image::run(options),
+        Command::Registry(options) => registry::run(options),
         Command::Shim(options) => return shim::run(options),
         Command::Up(options) => up::run(options),
         Command::Scheduler(options) => scheduler::run(options),

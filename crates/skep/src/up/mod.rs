@@ -38,6 +38,14 @@ pub(crate) struct Options {
     /// Run no machines here: the control plane only.
     #[arg(long)]
     no_host: bool,
+    /// Where the image registry listens; clients and machines of other computers reach it only at an address that is not loopback.
+    #[arg(long, env = "SKEP_REGISTRY_LISTEN", default_value = "127.0.0.1:5000")]
+    registry_listen: std::net::SocketAddr,
+    /// Run no image registry here.
+    #[arg(long)]
+    no_registry: bool,
+    #[command(flatten)]
+    registry: crate::registry::Common,
     /// Started by `skep up` without `--foreground`.
     #[arg(long, hide = true)]
     detached: bool,
@@ -127,6 +135,13 @@ fn serve(options: Options) -> anyhow::Result<()> {
         let mut roles = crate::control_plane::roles(app, down);
         if let Err(error) = RunFile::write(&data, &app.config.base_url) {
             tracing::error!(%error, "what runs cannot be written down: `skep down` will not find it");
+        }
+        if !options.no_registry {
+            let (at, common) = (options.registry_listen, &options.registry);
+            match crate::registry::beside(app, down, &data, at, common) {
+                Ok(running) => roles.push(running),
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "there is no image registry"),
+            }
         }
         if with_host {
             roles.push(host::supervise(app, down, &data, options.cpu_percent));
