@@ -1,6 +1,7 @@
 //! Which kinds a cluster serves.
 
 use serde::Deserialize;
+use skep_base::TenantName;
 use skep_client::{Client, Error, Resource};
 
 /// A resource as discovery describes it, in its group's preferred version.
@@ -24,15 +25,15 @@ impl Served {
 
 #[derive(Deserialize)]
 struct ListOfGroups {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::views::or_default")]
     items: Vec<Group>,
 }
 
 #[derive(Deserialize)]
 struct Group {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::views::or_default")]
     metadata: GroupMeta,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::views::or_default")]
     versions: Vec<Version>,
 }
 
@@ -46,7 +47,8 @@ struct GroupMeta {
 #[derive(Deserialize)]
 struct Version {
     version: String,
-    #[serde(default)]
+    // A version whose every kind was removed.
+    #[serde(default, deserialize_with = "crate::views::or_default")]
     resources: Vec<Entry>,
 }
 
@@ -55,6 +57,7 @@ struct Version {
 struct Entry {
     resource: String,
     response_kind: Option<ResponseKind>,
+    #[serde(default)]
     scope: String,
     #[serde(default, deserialize_with = "crate::views::or_default")]
     verbs: Vec<String>,
@@ -71,9 +74,19 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 
 /// Everything that is served, each resource once.
 pub(crate) async fn served(client: &Client) -> Result<Vec<Served>, Error> {
+    served_at(client, "").await
+}
+
+/// Everything that is served to a tenant, its own kinds too.
+pub(crate) async fn served_to(client: &Client, tenant: &TenantName) -> Result<Vec<Served>, Error> {
+    let own = tenant == client.home();
+    served_at(client, &if own { String::new() } else { format!("/tenants/{tenant}") }).await
+}
+
+async fn served_at(client: &Client, root: &str) -> Result<Vec<Served>, Error> {
     let mut all = Vec::new();
     for path in ["/api", "/apis"] {
-        let groups: ListOfGroups = client.get_as(path, AGGREGATED).await?;
+        let groups: ListOfGroups = client.get_as(&format!("{root}{path}"), AGGREGATED).await?;
         collect(groups, &mut all);
     }
     Ok(all)
@@ -106,7 +119,8 @@ mod tests {
 
     #[test]
     fn each_resource_once_in_its_preferred_version() {
-        let text = r#"{"items":[{"metadata":{"name":null},"versions":[]},{"metadata":{"name":"autoscaling"},"versions":[
+        let text = r#"{"items":[{"metadata":{"name":null},"versions":[]},{"metadata":null,"versions":null},
+            {"metadata":{"name":"empty"},"versions":[{"version":"v1","resources":null}]},{"metadata":{"name":"autoscaling"},"versions":[
             {"version":"v2","resources":[{"resource":"hpas","responseKind":{"kind":"HPA"},"scope":"Namespaced","verbs":["list","watch"]}]},
             {"version":"v1","resources":[{"resource":"hpas","responseKind":{"kind":"HPA"},"scope":"Namespaced","verbs":["list"]},
                 {"resource":"old","responseKind":{"kind":"Old"},"scope":"Cluster","verbs":[]}]}]}]}"#;

@@ -6,6 +6,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::meta::{Meta, OwnerKind, Uid};
+use crate::refs::{Claim, claim};
+use crate::selector::Selector;
 use crate::template::{FNV_OFFSET, Template, canonical, fnv1, safe_encode};
 
 /// The label with a revision's hash, on the revision.
@@ -164,6 +166,61 @@ pub fn newest(
             });
             Newest::New(NewRevision { name, hash, body })
         }
+    }
+}
+
+/// The revisions of an owner, and what its template makes of them.
+#[derive(Debug)]
+pub struct History<'a> {
+    /// Those to take, after making sure that the owner is not being deleted.
+    pub adopt: Vec<&'a Revision>,
+    /// The owner's, with those to take, oldest first.
+    pub known: Vec<&'a Revision>,
+    /// What becomes the newest.
+    pub newest: Newest,
+}
+
+impl<'a> History<'a> {
+    /// Of an owner; `revisions` are its own and those that nobody has.
+    #[must_use]
+    pub fn of(
+        owner: &Meta,
+        kind: OwnerKind,
+        selector: &Selector,
+        template: &Template,
+        collisions: i32,
+        revisions: &[&'a Revision],
+    ) -> History<'a> {
+        let (mut adopt, mut known) = (Vec::new(), Vec::new());
+        for revision in revisions {
+            let meta = &revision.meta;
+            match claim(owner, selector, &meta.labels, meta.controller.as_ref(), meta.deleted.is_some()) {
+                Claim::Own => known.push(*revision),
+                Claim::Adopt => {
+                    adopt.push(*revision);
+                    known.push(*revision);
+                }
+                Claim::Release | Claim::Ignore => {}
+            }
+        }
+        sort(&mut known);
+        let newest = newest(owner, kind, template, &known, collisions);
+        History { adopt, known, newest }
+    }
+
+    /// The newest revision, if it is to be written. An owner that is being deleted gets none: garbage collection, which
+    /// deletes its revisions, and this would never come to an end.
+    #[must_use]
+    pub fn to_write(&self, owner: &Meta) -> Option<Newest> {
+        let due = owner.deleted.is_none() && !matches!(self.newest, Newest::Known(_));
+        due.then(|| self.newest.clone())
+    }
+
+    /// Those beyond a limit that nothing uses.
+    #[must_use]
+    pub fn excess(&self, limit: Option<i32>, in_use: &dyn Fn(&str) -> bool) -> Vec<&'a Revision> {
+        let limit = limit.and_then(|n| usize::try_from(n).ok());
+        limit.map_or_else(Vec::new, |limit| excess(&self.known, limit, in_use))
     }
 }
 

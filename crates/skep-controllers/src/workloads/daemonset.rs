@@ -9,16 +9,15 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use serde_json::{Value, json};
-use skep_client::{DeleteParams, Error, Event, Informer, Level, Object, ObjectKey, Patch};
+use skep_client::{Event, Informer, Level, Object, ObjectKey};
 use skep_plan::daemonset::{self, DaemonSet, Node, Plan, PodMaker, Status};
-use skep_plan::refs::adopt_patch;
-use skep_plan::revision::{Newest, Revision};
+use skep_plan::revision::Revision;
 use skep_plan::{OwnerKind, Pod};
 
 use super::pace::Pace;
 use super::pods::Pods;
-use super::{BY_CONTROLLER, BY_NAMESPACE, may_adopt, orphans_of, owner_key, regarding, status_patch, tell};
+use super::revisions::{Revisions, Written, taken};
+use super::{BY_NAMESPACE, regarding, status_patch, tell};
 use crate::{Controller, Kind, Next, Setup, SyncError, Writes};
 
 const NAME: &str = "daemonset";
@@ -37,7 +36,7 @@ struct Loop {
     sets: Informer<DaemonSet>,
     pods: Pods,
     nodes: Informer<Node>,
-    revisions: Informer<Revision>,
+    revisions: Revisions,
     writes: Writes,
     pace: Pace,
     failures: Mutex<Failures>,
@@ -48,7 +47,7 @@ pub(super) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
     let sets = setup.informer::<DaemonSet>();
     let pods = Pods::new(setup.informer::<Pod>(), setup.client());
     let nodes = setup.informer::<Node>();
-    let revisions = setup.informer::<Revision>();
+    let revisions = Revisions::new(setup, OwnerKind::DaemonSet);
     let enqueue = setup.enqueue(NAME);
     setup.resync(NAME, &sets);
     let on_set = enqueue.clone();
@@ -58,14 +57,7 @@ pub(super) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
         let sets = known.by_index(BY_NAMESPACE, &pod.tenant, &pod.namespace);
         sets.iter().filter(|s| s.selector.matches(labels)).map(|s| s.key.clone()).collect()
     });
-    let on_revision = enqueue.clone();
-    revisions.on_event(move |event| {
-        let revision = event.object();
-        let owner = owner_key(&revision.key, revision.meta.controller.as_ref(), OwnerKind::DaemonSet);
-        if let Some(owner) = owner {
-            on_revision.add(&owner, Level::Update);
-        }
-    });
+    revisions.follow(&enqueue);
     let known = sets.clone();
     nodes.on_event(move |event| {
         let news = match event {
@@ -89,8 +81,7 @@ impl Loop {
         let about = regarding(&object, OwnerKind::DaemonSet);
         let nodes = self.nodes.of_tenant(&key.tenant);
         let pods = self.pods.of(key, &object.uid);
-        let mut revisions = self.revisions.by_index(BY_CONTROLLER, &key.tenant, &object.uid);
-        revisions.extend(self.revisions.by_index(BY_CONTROLLER, &key.tenant, &orphans_of(&key.namespace)));
+        let revisions = self.revisions.of(key, &object.uid);
         let node_views: Vec<&Node> = nodes.iter().map(|n| &n.view).collect();
         let pod_views: Vec<&Pod> = pods.iter().map(|p| &p.view).collect();
         let revision_views: Vec<&Revision> = revisions.iter().map(|r| &r.view).collect();
@@ -109,11 +100,7 @@ impl Loop {
             }
         }
         result?;
-        for old in &plan.delete_revisions {
-            if let Some(old) = revisions.iter().find(|r| r.meta.uid == old.meta.uid) {
-                self.revisions.remove(old, &DeleteParams::default()).await?;
-            }
-        }
+        self.revisions.remove(&revisions, &plan.delete_revisions).await?;
         Ok(again.map_or(Next::Wait, Next::After))
     }
 
@@ -141,31 +128,16 @@ impl Loop {
         let set = &object.view;
         let key = &object.key;
         let about = regarding(object, OwnerKind::DaemonSet);
-        let revisions = Revision::RESOURCE.at(&key.tenant).namespace(&key.namespace);
-        if !plan.adopt_revisions.is_empty() {
-            may_adopt(&self.writes, object).await?;
-        }
-        for revision in &plan.adopt_revisions {
-            let patch = adopt_patch(&set.meta, OwnerKind::DaemonSet, &revision.meta.uid, None);
-            self.revisions
-                .patch(&revisions.clone().name(&revision.meta.name), &Patch::Strategic(patch))
-                .await?;
-        }
+        self.revisions.adopt(&self.writes, object, &set.meta, &plan.adopt_revisions).await?;
         let claims = (plan.adopt.as_slice(), plan.release.as_slice());
         self.pods.claim(&self.writes, object, &set.meta, OwnerKind::DaemonSet, None, claims).await?;
-        match &plan.newest {
-            Some(Newest::New(new)) => match self.revisions.create(&revisions, &new.body).await {
-                Err(error) if error.is_already_exists() => {
-                    return self.taken(object, &new.name, &new.body).await;
-                }
-                result => drop(result?),
-            },
-            Some(Newest::Again { name, uid, resource_version, revision }) => {
-                let meta = json!({ "uid": uid, "resourceVersion": resource_version });
-                let patch = Patch::Merge(json!({ "metadata": meta, "revision": revision }));
-                self.revisions.patch(&revisions.name(name), &patch).await?;
+        match self.revisions.write(&self.writes, key, plan.newest.as_ref()).await? {
+            Written::Done => {}
+            Written::Unseen => return Err(taken(key)),
+            Written::Taken => {
+                self.write_status(object, &daemonset::revision_taken(set)).await?;
+                return Err(taken(key));
             }
-            Some(Newest::Known(_)) | None => {}
         }
         if !plan.create.is_empty() {
             let maker = PodMaker::new(set, &plan.hash);
@@ -173,19 +145,6 @@ impl Loop {
             self.pods.create_all(&self.writes, key, &about, bodies).await?;
         }
         Ok(self.pods.delete_all(&self.writes, key, &about, &plan.delete).await?)
-    }
-
-    /// The name of a new revision is taken: by the same, which only was not seen, or by another.
-    async fn taken(&self, object: &Object<DaemonSet>, name: &str, body: &Value) -> Result<(), SyncError> {
-        let key = &object.key;
-        let at = Revision::RESOURCE.at(&key.tenant).namespace(&key.namespace).name(name);
-        let existing: Revision = self.writes.client.read(&at).await?;
-        let wanted: Revision =
-            serde_json::from_value(body.clone()).map_err(|e| Error::Answer(e.to_string()))?;
-        if existing.data != wanted.data {
-            self.write_status(object, &daemonset::revision_taken(&object.view)).await?;
-        }
-        Err(SyncError::NotYet(format!("the name of the revision {name} of {key} was taken")))
     }
 
     async fn write_status(&self, object: &Object<DaemonSet>, status: &Status) -> Result<(), SyncError> {

@@ -10,6 +10,7 @@ mod job;
 mod pace;
 mod pods;
 mod replicaset;
+mod revisions;
 mod statefulset;
 
 use std::sync::Arc;

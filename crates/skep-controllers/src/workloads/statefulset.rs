@@ -7,17 +7,17 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use skep_client::record::{EventType, Regarding};
 use skep_client::{Error, Event, Informer, Level, Object, ObjectKey, Patch};
-use skep_plan::refs::adopt_patch;
-use skep_plan::revision::{Newest, Revision};
+use skep_plan::revision::Revision;
 use skep_plan::statefulset::{self, Action, Claim, Plan, StatefulSet, Status};
 use skep_plan::{OwnerKind, Pod};
 
 use super::pace::Pace;
 use super::pods::Pods;
-use super::{BY_CONTROLLER, BY_NAMESPACE, may_adopt, orphans_of, owner_key, regarding, status_patch};
+use super::revisions::{Revisions, Written, taken};
+use super::{BY_NAMESPACE, regarding, status_patch};
 use crate::{Controller, Kind, Next, Setup, SyncError, Writes};
 
 const NAME: &str = "statefulset";
@@ -25,7 +25,7 @@ const NAME: &str = "statefulset";
 struct Loop {
     sets: Informer<StatefulSet>,
     pods: Pods,
-    revisions: Informer<Revision>,
+    revisions: Revisions,
     claims: Informer<Claim>,
     writes: Writes,
     pace: Pace,
@@ -35,7 +35,7 @@ struct Loop {
 pub(super) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
     let sets = setup.informer::<StatefulSet>();
     let pods = Pods::new(setup.informer::<Pod>(), setup.client());
-    let revisions = setup.informer::<Revision>();
+    let revisions = Revisions::new(setup, OwnerKind::StatefulSet);
     let claims = setup.informer::<Claim>();
     let enqueue = setup.enqueue(NAME);
     setup.resync(NAME, &sets);
@@ -46,14 +46,7 @@ pub(super) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
         let sets = known.by_index(BY_NAMESPACE, &pod.tenant, &pod.namespace);
         sets.iter().filter(|s| s.selector.matches(labels)).map(|s| s.key.clone()).collect()
     });
-    let on_revision = enqueue.clone();
-    revisions.on_event(move |event| {
-        let revision = event.object();
-        let owner = owner_key(&revision.key, revision.meta.controller.as_ref(), OwnerKind::StatefulSet);
-        if let Some(owner) = owner {
-            on_revision.add(&owner, Level::Update);
-        }
-    });
+    revisions.follow(&enqueue);
     // A claim that is gone may be what a pod waits for. Its name ends with the pod's.
     let known = sets.clone();
     claims.on_event(move |event| {
@@ -78,8 +71,7 @@ impl Loop {
             return Ok(Next::Wait);
         }
         let pods = self.pods.of(key, &object.uid);
-        let mut revisions = self.revisions.by_index(BY_CONTROLLER, &key.tenant, &object.uid);
-        revisions.extend(self.revisions.by_index(BY_CONTROLLER, &key.tenant, &orphans_of(&key.namespace)));
+        let revisions = self.revisions.of(key, &object.uid);
         let claims = self.claims_of(&object, &pods);
         let pod_views: Vec<&Pod> = pods.iter().map(|p| &p.view).collect();
         let revision_views: Vec<&Revision> = revisions.iter().map(|r| &r.view).collect();
@@ -97,11 +89,7 @@ impl Loop {
             }
         }
         result?;
-        for old in &plan.delete_revisions {
-            if let Some(old) = revisions.iter().find(|r| r.meta.uid == old.meta.uid) {
-                self.revisions.remove(old, &skep_client::DeleteParams::default()).await?;
-            }
-        }
+        self.revisions.remove(&revisions, &plan.delete_revisions).await?;
         Ok(again.map_or(Next::Wait, Next::After))
     }
 
@@ -133,31 +121,16 @@ impl Loop {
         let set = &object.view;
         let key = &object.key;
         let about = regarding(object, OwnerKind::StatefulSet);
-        let revisions = Revision::RESOURCE.at(&key.tenant).namespace(&key.namespace);
-        if !plan.adopt_revisions.is_empty() {
-            may_adopt(&self.writes, object).await?;
-        }
-        for revision in &plan.adopt_revisions {
-            let patch = adopt_patch(&set.meta, OwnerKind::StatefulSet, &revision.meta.uid, None);
-            self.revisions
-                .patch(&revisions.clone().name(&revision.meta.name), &Patch::Strategic(patch))
-                .await?;
-        }
+        self.revisions.adopt(&self.writes, object, &set.meta, &plan.adopt_revisions).await?;
         let claims = (plan.adopt.as_slice(), plan.release.as_slice());
         self.pods.claim(&self.writes, object, &set.meta, OwnerKind::StatefulSet, None, claims).await?;
-        match &plan.newest {
-            Some(Newest::New(new)) => match self.revisions.create(&revisions, &new.body).await {
-                Err(error) if error.is_already_exists() => {
-                    return self.taken(object, &new.name, &new.body).await;
-                }
-                result => drop(result?),
-            },
-            Some(Newest::Again { name, uid, resource_version, revision }) => {
-                let meta = json!({ "uid": uid, "resourceVersion": resource_version });
-                let patch = Patch::Merge(json!({ "metadata": meta, "revision": revision }));
-                self.revisions.patch(&revisions.name(name), &patch).await?;
+        match self.revisions.write(&self.writes, key, plan.newest.as_ref()).await? {
+            Written::Done => {}
+            Written::Unseen => return Err(taken(key)),
+            Written::Taken => {
+                self.write_status(object, &statefulset::revision_taken(set)).await?;
+                return Err(taken(key));
             }
-            Some(Newest::Known(_)) | None => {}
         }
         for action in &plan.actions {
             self.act(object, &about, action).await?;
@@ -260,19 +233,6 @@ impl Loop {
             ),
         };
         self.writes.recorder.event(about, kind, &reason, message);
-    }
-
-    /// The name of a new revision is taken: by the same, which only was not seen, or by another.
-    async fn taken(&self, object: &Object<StatefulSet>, name: &str, body: &Value) -> Result<(), SyncError> {
-        let key = &object.key;
-        let at = Revision::RESOURCE.at(&key.tenant).namespace(&key.namespace).name(name);
-        let existing: Revision = self.writes.client.read(&at).await?;
-        let wanted: Revision =
-            serde_json::from_value(body.clone()).map_err(|e| Error::Answer(e.to_string()))?;
-        if existing.data != wanted.data {
-            self.write_status(object, &statefulset::revision_taken(&object.view)).await?;
-        }
-        Err(SyncError::NotYet(format!("the name of the revision {name} of {key} was taken")))
     }
 
     async fn write_status(&self, object: &Object<StatefulSet>, status: &Status) -> Result<(), SyncError> {

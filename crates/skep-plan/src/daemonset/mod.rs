@@ -17,7 +17,7 @@ use crate::meta::{Meta, OwnerKind};
 use crate::pod::{Phase, Pod, next_available};
 use crate::refs::{Claim, claim};
 use crate::replicaset::BURST;
-use crate::revision::{self, Newest, POD_REVISION, Revision};
+use crate::revision::{History, Newest, POD_REVISION, Revision};
 use crate::selector::Selector;
 use crate::template::{Template, canonical, generate_name, pod_body};
 use placement::{Placement, TOLERATED, TOLERATED_IN_HOST_NETWORK};
@@ -304,23 +304,17 @@ pub fn plan<'a>(
         plan.events.push(Event::warning("SelectingAll", message));
         return plan;
     }
-    let mut known: Vec<&Revision> = Vec::new();
-    for r in revisions {
-        let meta = &r.meta;
-        match claim(&set.meta, &set.selector, &meta.labels, meta.controller.as_ref(), meta.deleted.is_some())
-        {
-            Claim::Own => known.push(r),
-            Claim::Adopt => {
-                plan.adopt_revisions.push(r);
-                known.push(r);
-            }
-            _ => {}
-        }
-    }
-    revision::sort(&mut known);
-    let collisions = set.status.collision_count.unwrap_or(0);
-    let newest = revision::newest(&set.meta, OwnerKind::DaemonSet, &set.template, &known, collisions);
-    plan.hash = match &newest {
+    let history = History::of(
+        &set.meta,
+        OwnerKind::DaemonSet,
+        &set.selector,
+        &set.template,
+        set.status.collision_count.unwrap_or(0),
+        revisions,
+    );
+    plan.adopt_revisions.clone_from(&history.adopt);
+    let (known, newest) = (&history.known, &history.newest);
+    plan.hash = match newest {
         Newest::New(new) => new.hash.clone(),
         other => {
             let revision = known.iter().find(|r| *r.meta.name == *other.name());
@@ -356,9 +350,7 @@ pub fn plan<'a>(
         plan.status = Some(status);
     }
     if set.meta.deleted.is_none() {
-        if !matches!(newest, Newest::Known(_)) {
-            plan.newest = Some(newest.clone());
-        }
+        plan.newest = history.to_write(&set.meta);
         sync.manage(may_retry, &mut plan);
         if plan.create.is_empty() && plan.delete.is_empty() {
             sync.roll(&mut plan);
@@ -371,15 +363,12 @@ pub fn plan<'a>(
     {
         plan.requeue_after = Some(plan.requeue_after.map_or(next, |known| known.min(next)));
     }
-    if let Some(limit) = set.revision_history_limit.and_then(|n| usize::try_from(n).ok()) {
-        let used =
-            |hash: &str| hash == plan.hash || own.iter().any(|p| p.labels.get(POD_REVISION) == Some(hash));
-        let in_use = |name: &str| {
-            let revision = known.iter().find(|r| *r.meta.name == *name);
-            name == newest.name() || revision.and_then(|r| r.meta.labels.get(POD_REVISION)).is_some_and(used)
-        };
-        plan.delete_revisions = revision::excess(&known, limit, &in_use);
-    }
+    let used = |hash: &str| hash == plan.hash || own.iter().any(|p| p.labels.get(POD_REVISION) == Some(hash));
+    let in_use = |name: &str| {
+        let revision = known.iter().find(|r| *r.meta.name == *name);
+        name == newest.name() || revision.and_then(|r| r.meta.labels.get(POD_REVISION)).is_some_and(used)
+    };
+    plan.delete_revisions = history.excess(set.revision_history_limit, &in_use);
     plan
 }
 

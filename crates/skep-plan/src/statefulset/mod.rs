@@ -14,7 +14,7 @@ use crate::intstr::IntOrPercent;
 use crate::meta::{Meta, OwnerKind};
 use crate::pod::{Phase, Pod, next_available};
 use crate::refs;
-use crate::revision::{self, Newest, POD_REVISION, Revision};
+use crate::revision::{History, Newest, POD_REVISION, Revision};
 use crate::selector::Selector;
 use crate::template::{Template, canonical, generate_name, pod_body};
 
@@ -315,25 +315,15 @@ pub fn plan<'a>(
     claims: &dyn Fn(&str) -> Option<&'a Claim>,
 ) -> Plan<'a> {
     let mut plan = Plan::default();
-    let mut known: Vec<&Revision> = Vec::new();
-    for r in revisions {
-        let meta = &r.meta;
-        match refs::claim(
-            &set.meta,
-            &set.selector,
-            &meta.labels,
-            meta.controller.as_ref(),
-            meta.deleted.is_some(),
-        ) {
-            refs::Claim::Own => known.push(r),
-            refs::Claim::Adopt => {
-                plan.adopt_revisions.push(r);
-                known.push(r);
-            }
-            _ => {}
-        }
-    }
-    revision::sort(&mut known);
+    let history = History::of(
+        &set.meta,
+        OwnerKind::StatefulSet,
+        &set.selector,
+        &set.template,
+        set.status.collision_count.unwrap_or(0),
+        revisions,
+    );
+    plan.adopt_revisions.clone_from(&history.adopt);
     let mut own: Vec<&Pod> = Vec::new();
     for pod in pods {
         let is_member = parse_name(&pod.name).is_some_and(|(parent, _)| *parent == *set.meta.name);
@@ -355,15 +345,11 @@ pub fn plan<'a>(
             _ => {}
         }
     }
-    let collisions = set.status.collision_count.unwrap_or(0);
-    let newest = revision::newest(&set.meta, OwnerKind::StatefulSet, &set.template, &known, collisions);
-    let update = newest.name().to_owned();
-    let current = known.iter().find(|r| *r.meta.name == *set.status.current_revision);
+    let update = history.newest.name().to_owned();
+    let current = history.known.iter().find(|r| *r.meta.name == *set.status.current_revision);
     let current_name = current.map_or_else(|| update.clone(), |r| r.meta.name.to_string());
     let current_template = current.map_or_else(|| set.template.clone(), |r| r.template());
-    if !matches!(newest, Newest::Known(_)) {
-        plan.newest = Some(newest);
-    }
+    plan.newest = history.to_write(&set.meta);
     let mut sync =
         Sync { now, set, claims, update: &update, current: &current_name, current_template, deleted: 0 };
     if set.meta.deleted.is_none() {
@@ -376,14 +362,10 @@ pub fn plan<'a>(
     if set.min_ready_seconds > 0 {
         plan.requeue_after = next_available(own.iter().copied(), set.min_ready_seconds, now);
     }
-    if let Some(limit) = set.revision_history_limit.and_then(|n| usize::try_from(n).ok()) {
-        let in_use = |name: &str| {
-            name == update
-                || name == current_name
-                || own.iter().any(|p| p.labels.get(POD_REVISION) == Some(name))
-        };
-        plan.delete_revisions = revision::excess(&known, limit, &in_use);
-    }
+    let in_use = |name: &str| {
+        name == update || name == current_name || own.iter().any(|p| p.labels.get(POD_REVISION) == Some(name))
+    };
+    plan.delete_revisions = history.excess(set.revision_history_limit, &in_use);
     plan
 }
 
