@@ -25,6 +25,8 @@
 //! called again. Never sleep in `sync`; return [`Next::After`].
 
 mod aggregation;
+mod autoscale;
+mod certificates;
 mod discovery;
 mod disruption;
 mod endpoints;
@@ -32,6 +34,7 @@ mod frame;
 mod gc;
 mod machines;
 mod nodes;
+mod stale_disruption;
 mod ttl;
 mod views;
 mod volumes;
@@ -55,6 +58,9 @@ pub fn all(setup: &mut Setup) -> Vec<Arc<dyn Controller>> {
         disruption::new(setup),
         ttl::new(setup),
         aggregation::new(setup),
+        autoscale::new(setup),
+        certificates::new(setup),
+        stale_disruption::new(setup),
     ];
     all.extend(volumes::new(setup));
     all.extend(machines::new(setup));

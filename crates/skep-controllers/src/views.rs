@@ -1,7 +1,12 @@
 //! Views that several system controllers share: one informer each.
 
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Weak};
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeCondition, Taint, Toleration};
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHasher};
 use serde::{Deserialize, Deserializer};
 use skep_base::SharedStr;
 use skep_client::informer::Builder;
@@ -55,30 +60,125 @@ pub(crate) struct Owner {
     pub(crate) controller: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Default)]
 pub(crate) struct PodSpec {
     pub(crate) node_name: SharedStr,
     pub(crate) hostname: SharedStr,
     pub(crate) subdomain: SharedStr,
+    /// The rest.
+    pub(crate) template: Arc<PodTemplate>,
+}
+
+/// What pods of one owner have in common: held once for all pods that have the same.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PodTemplate {
     #[serde(deserialize_with = "or_default")]
     pub(crate) tolerations: Box<[Toleration]>,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) containers: Box<[Container]>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) init_containers: Box<[Container]>,
+    /// Of the pod as a whole.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) resources: Resources,
     /// Those that are claims; the others are passed over.
     #[serde(deserialize_with = "claims")]
     pub(crate) volumes: Box<[Volume]>,
 }
 
+impl<'de> Deserialize<'de> for PodSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PodSpec, D::Error> {
+        // Not flattened: that would copy the whole object first.
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Raw {
+            node_name: SharedStr,
+            hostname: SharedStr,
+            subdomain: SharedStr,
+            #[serde(deserialize_with = "or_default")]
+            tolerations: Box<[Toleration]>,
+            #[serde(deserialize_with = "or_default")]
+            containers: Box<[Container]>,
+            #[serde(deserialize_with = "or_default")]
+            init_containers: Box<[Container]>,
+            #[serde(deserialize_with = "or_default")]
+            resources: Resources,
+            #[serde(deserialize_with = "claims")]
+            volumes: Box<[Volume]>,
+        }
+        let raw = Raw::deserialize(deserializer)?;
+        let template = PodTemplate {
+            tolerations: raw.tolerations,
+            containers: raw.containers,
+            init_containers: raw.init_containers,
+            resources: raw.resources,
+            volumes: raw.volumes,
+        };
+        Ok(PodSpec {
+            node_name: raw.node_name,
+            hostname: raw.hostname,
+            subdomain: raw.subdomain,
+            template: shared(template),
+        })
+    }
+}
+
+/// Templates in use, by their hash.
+type Templates = FxHashMap<u64, Vec<Weak<PodTemplate>>>;
+
+/// Entries below which the table of templates is not looked through for those that nobody uses any more.
+const FEW_TEMPLATES: usize = 1024;
+
+/// The one template that is equal to this.
+fn shared(template: PodTemplate) -> Arc<PodTemplate> {
+    static TEMPLATES: Mutex<(Option<Templates>, usize)> = Mutex::new((None, FEW_TEMPLATES));
+    let hash = template.hash();
+    let mut guard = TEMPLATES.lock();
+    let (table, prune_at) = &mut *guard;
+    let table = table.get_or_insert_default();
+    if table.len() >= *prune_at {
+        table.retain(|_, all| {
+            all.retain(|t| t.strong_count() > 0);
+            !all.is_empty()
+        });
+        *prune_at = (table.len() * 2).max(FEW_TEMPLATES);
+    }
+    let same = table.entry(hash).or_default();
+    if let Some(known) = same.iter().filter_map(Weak::upgrade).find(|t| **t == template) {
+        return known;
+    }
+    let new = Arc::new(template);
+    same.retain(|t| t.strong_count() > 0);
+    same.push(Arc::downgrade(&new));
+    new
+}
+
+impl PodTemplate {
+    /// Equal templates have equal hashes; which is all that is asked of it, so it leaves out what seldom tells two apart.
+    fn hash(&self) -> u64 {
+        let mut hasher = FxHasher::default();
+        for t in &self.tolerations {
+            (&t.key, &t.operator, &t.value, &t.effect, t.toleration_seconds).hash(&mut hasher);
+        }
+        for c in self.containers.iter().chain(&self.init_containers) {
+            (&c.name, &c.resources.requests, c.ports.len()).hash(&mut hasher);
+        }
+        for v in &self.volumes {
+            v.claim().hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
 /// A volume of a pod.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Volume {
     persistent_volume_claim: Option<ClaimSource>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct ClaimSource {
     claim_name: Box<str>,
@@ -97,7 +197,7 @@ fn claims<'de, D: Deserializer<'de>>(d: D) -> Result<Box<[Volume]>, D::Error> {
     Ok(all.into())
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Container {
     pub(crate) name: SharedStr,
@@ -108,14 +208,14 @@ pub(crate) struct Container {
     pub(crate) resources: Resources,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Resources {
     #[serde(deserialize_with = "or_default")]
     pub(crate) requests: Labels,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ContainerPort {
     pub(crate) name: SharedStr,
@@ -131,9 +231,19 @@ pub(crate) struct PodStatus {
     pub(crate) pod_ip: Box<str>,
     #[serde(rename = "podIPs", deserialize_with = "or_default")]
     pub(crate) pod_ips: Box<[PodIp]>,
-    #[serde(deserialize_with = "or_default")]
+    /// Those that somebody here looks at.
+    #[serde(deserialize_with = "conditions")]
     pub(crate) conditions: Box<[Condition]>,
     pub(crate) start_time: Option<Timestamp>,
+}
+
+/// Types of a pod's conditions that controllers look at: [`Pod::condition`] finds no others.
+const CONDITIONS: [&str; 2] = ["Ready", "DisruptionTarget"];
+
+fn conditions<'de, D: Deserializer<'de>>(d: D) -> Result<Box<[Condition]>, D::Error> {
+    let mut all: Vec<Condition> = or_default(d)?;
+    all.retain(|c| CONDITIONS.contains(&&*c.r#type));
+    Ok(all.into())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -153,6 +263,7 @@ pub(crate) struct Condition {
 
 impl Pod {
     pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
+        debug_assert!(CONDITIONS.contains(&kind), "conditions of the type {kind} are not held");
         self.status.conditions.iter().find(|c| *c.r#type == *kind)
     }
 
@@ -330,5 +441,31 @@ pub(crate) fn about(
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),
         uid: uid.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn equal_pods_share_what_they_have_in_common() {
+        let pod = |name: &str, cpu: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"nodeName": name,
+                "tolerations": [{"key": "k", "operator": "Exists"}],
+                "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "shared-by-equal-pods"}}, {"name": "e"}],
+                "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "Initialized", "status": "True"}]}}))
+            .unwrap()
+        };
+        let (a, b, c) = (pod("a", "1"), pod("b", "1"), pod("c", "2"));
+        assert!(Arc::ptr_eq(&a.spec.template, &b.spec.template));
+        assert!(!Arc::ptr_eq(&a.spec.template, &c.spec.template));
+        assert_eq!((&*a.spec.node_name, &*b.spec.node_name), ("a", "b"));
+        assert_eq!(a.spec.template.volumes.len(), 1);
+        assert_eq!(a.status.conditions.len(), 1);
+        assert!(a.is_ready());
     }
 }

@@ -1,6 +1,6 @@
 //! What the workload controllers should do.
 //!
-//! **Job.** For Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job and CronJob: from what
+//! **Job.** For Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, CronJob and HorizontalPodAutoscaler: from what
 //! is, compute what is to be created, patched and deleted, the new status, and when to look again. The behaviour that
 //! clients can see (names, labels, annotations, conditions, reasons, order) is that of the controllers of Kubernetes 1.36.
 //! **State.** None. **Tasks.** None.
@@ -11,6 +11,7 @@
 //! of a million pods. A pod template stays the JSON text that it was ([`template::Template`]), and is only taken
 //! apart where a pod needs something of its own.
 
+pub mod autoscale;
 pub mod condition;
 pub mod cronjob;
 pub mod daemonset;

@@ -46,6 +46,12 @@ impl Selector {
         self.compiled.is_some()
     }
 
+    /// As requests carry it; nothing where it is broken.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        self.compiled.as_ref().map(ToString::to_string)
+    }
+
     /// The labels it demands, without its expressions.
     #[must_use]
     pub fn match_labels(&self) -> &BTreeMap<String, String> {

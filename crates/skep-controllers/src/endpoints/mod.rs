@@ -25,8 +25,10 @@ fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
         TargetPort::Number(number) => return Some(*number),
         TargetPort::Name(name) => name,
     };
-    let sidecars = pod.spec.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        pod.spec.template.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     pod.spec
+        .template
         .containers
         .iter()
         .chain(sidecars)

@@ -38,7 +38,7 @@ pub(crate) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
             let (Event::Added(pod) | Event::Changed { new: pod, .. }) = event else { return };
             if let Event::Changed { old, new } = event
                 && old.spec.node_name == new.spec.node_name
-                && old.spec.tolerations == new.spec.tolerations
+                && old.spec.template.tolerations == new.spec.template.tolerations
             {
                 return;
             }
@@ -78,7 +78,7 @@ impl Evict {
             return Ok(Next::Wait);
         };
         let now = Timestamp::now();
-        let Some(leave) = plan::leave_at(&node.spec.taints, &pod.spec.tolerations, now) else {
+        let Some(leave) = plan::leave_at(&node.spec.taints, &pod.spec.template.tolerations, now) else {
             return Ok(Next::Wait);
         };
         if leave > now {
