@@ -241,6 +241,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         started: Timestamp::now(),
         client: client.clone(),
     });
+    let collection = crate::collect::run(images.clone(), node.clone());
     let object = Arc::new(NodeObject::new(client, facts, images));
     let (registered, known) = (Arc::new(Notify::new()), Notify::new());
     events.node(&config.node, Level::Normal, "Starting", "Starting kubelet.");
@@ -265,6 +266,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         services.run(),
         pods.run(),
         evictions,
+        collection,
         tunnel
     );
     Ok(())

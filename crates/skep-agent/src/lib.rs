@@ -11,6 +11,7 @@
 
 pub mod admission;
 pub mod agent;
+mod collect;
 pub mod container;
 pub mod context;
 pub mod downward;

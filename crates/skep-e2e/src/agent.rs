@@ -184,16 +184,28 @@ impl Drop for Node {
     }
 }
 
-/// `busybox:test`: a static busybox and nothing else, loaded from an archive as `docker save` makes them.
+/// `busybox:test` in a node's store.
 fn make_image(server: &Server, folder: &Path) {
+    let archive = busybox(folder, "busybox:test", "");
+    server.skep(&["image", "load", "--data", folder.to_str().unwrap(), archive.to_str().unwrap()]);
+}
+
+/// An archive as `docker save` makes them, of an image with a static busybox, a file `/word` and nothing else. Beside it lie `layer.tar` and
+/// `config.json`.
+#[must_use]
+pub fn busybox(folder: &Path, name: &str, word: &str) -> PathBuf {
     let root = folder.join("rootfs");
     for name in ["bin", "tmp", "etc", "root", "dev", "proc", "sys", "var"] {
         std::fs::create_dir_all(root.join(name)).unwrap();
     }
+    std::fs::write(root.join("word"), word).unwrap();
     std::fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
     let applets = Command::new(BUSYBOX).arg("--list").output().unwrap();
     for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|a| *a != "busybox") {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+        let link = root.join("bin").join(applet);
+        if !link.is_symlink() {
+            std::os::unix::fs::symlink("busybox", link).unwrap();
+        }
     }
     let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
     std::fs::write(root.join("etc/passwd"), passwd).unwrap();
@@ -209,16 +221,10 @@ fn make_image(server: &Server, folder: &Path) {
         "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest.split(' ').next().unwrap())]}});
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let manifest = json!([{"Config": "config.json", "RepoTags": ["busybox:test"], "Layers": ["layer.tar"]}]);
+    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
     std::fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
     tar("image.tar", folder, &["manifest.json", "config.json", "layer.tar"]);
-    server.skep(&[
-        "image",
-        "load",
-        "--data",
-        folder.to_str().unwrap(),
-        folder.join("image.tar").to_str().unwrap(),
-    ]);
+    folder.join("image.tar")
 }
 
 /// The tenant's pods, as its administrator handles them.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a harness fails by panicking")]
 
 pub mod agent;
+pub mod cloud;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
