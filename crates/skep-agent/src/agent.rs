@@ -24,6 +24,7 @@ use crate::pods::Pods;
 use crate::security::Policy;
 use crate::store_images::{Source, StoreImages};
 use crate::streams::Streams;
+use crate::tenant_network::TenantNetwork;
 use crate::volume::{self, Layout};
 
 /// How the agent is run.
@@ -63,6 +64,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Most pods.
     pub max_pods: u32,
+    /// The interface that leads into the tenant's network; without one the node has a pod network by itself.
+    pub uplink: Option<String>,
     /// The pod network of a node by itself: its bridge and range.
     pub standalone: (String, Range),
 }
@@ -156,6 +159,23 @@ fn capacity(config: &Config) -> BTreeMap<String, String> {
     all
 }
 
+/// The pods' network, and the node's own addresses.
+async fn pod_network(
+    client: &Client,
+    config: &Config,
+) -> Result<(Arc<dyn PodNetwork>, Vec<String>), StartError> {
+    if let Some(uplink) = &config.uplink {
+        let network = TenantNetwork::start(client, uplink, config).await;
+        let own: Vec<String> = network.addresses().iter().map(ToString::to_string).collect();
+        let own = if own.is_empty() { vec![own_address()] } else { own };
+        return Ok((Arc::new(network), own));
+    }
+    let (bridge, range) = config.standalone.clone();
+    let records = config.data.join("addresses");
+    let made = tokio::task::spawn_blocking(move || Standalone::open(&bridge, range, records)).await;
+    Ok((Arc::new(made.map_err(std::io::Error::other)??), vec![own_address()]))
+}
+
 /// Runs the agent until the future is dropped. Pods go on without it.
 ///
 /// # Errors
@@ -194,13 +214,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     };
     let source = config.image_socket.clone().map_or(Source::Registries(Arc::default()), Source::Host);
     let images = Arc::new(StoreImages::new(store, scope.map_err(failed)?, source));
-    let (bridge, range) = config.standalone.clone();
-    let network: Arc<dyn PodNetwork> = {
-        let records = config.data.join("addresses");
-        let made = tokio::task::spawn_blocking(move || Standalone::open(&bridge, range, records)).await;
-        Arc::new(made.map_err(std::io::Error::other)??)
-    };
-    let host_ips = if config.node_ips.is_empty() { vec![own_address()] } else { config.node_ips.clone() };
+    let (network, found) = pod_network(&client, &config).await?;
+    let host_ips = if config.node_ips.is_empty() { found } else { config.node_ips.clone() };
     let capacity = capacity(&config);
     let amounts: BTreeMap<String, Quantity> =
         capacity.iter().filter_map(|(k, v)| Some((k.clone(), v.parse().ok()?))).collect();

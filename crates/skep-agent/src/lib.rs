@@ -32,6 +32,7 @@ pub mod spec;
 pub mod state;
 pub mod store_images;
 pub mod streams;
+pub mod tenant_network;
 pub mod tokens;
 pub mod tunnel;
 pub mod volume;

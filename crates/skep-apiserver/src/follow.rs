@@ -196,6 +196,19 @@ fn apply_policy(app: &App, key: &Key, value: Option<&Value>) {
     }
 }
 
+/// Whether an object is stored that differs from a new one in nothing but its identity.
+fn says_the_same(store: &Store, op: &Op) -> bool {
+    let Op::Put { key, value, .. } = op else { return false };
+    let content = |json: &[u8]| -> Option<serde_json::Value> {
+        let mut object: serde_json::Value = serde_json::from_slice(json).ok()?;
+        object.as_object_mut()?.remove("metadata");
+        Some(object)
+    };
+    store
+        .get(key)
+        .is_some_and(|old| content(old.json()) == content(Value::unstored(value, Revision::ZERO).json()))
+}
+
 /// The operator's tenant has no `Tenant` object: it is recognised by its own `kube-system` namespace, whose
 /// uid is also its own.
 async fn make_system_tenant(app: &App) -> Result<(), ApiError> {
@@ -214,6 +227,11 @@ async fn make_system_tenant(app: &App) -> Result<(), ApiError> {
         ops.extend(tenants::operator_objects(&app.registry, Timestamp::now())?);
         // One transaction: a start that is cut off half-way leaves nothing.
         store.commit(ops.into_iter().collect::<Txn>()).await.map_err(ApiError::internal)?;
+    }
+    let mut policy = tenants::host_policy(&app.registry, Timestamp::now())?;
+    policy.retain(|op| !says_the_same(store, op));
+    if !policy.is_empty() {
+        store.commit(policy.into_iter().collect::<Txn>()).await.map_err(ApiError::internal)?;
     }
     let value = store.get(&key).ok_or_else(|| ApiError::internal("the system tenant could not be made"))?;
     let object: TenantObject = serde_json::from_slice(value.json()).map_err(ApiError::internal)?;

@@ -203,15 +203,12 @@ pub fn first_objects(
     Ok(seeds.ops)
 }
 
-/// What the operator's own tenant has besides, when it is new: sizes of machines, and what host daemons may do.
+/// What the operator's own tenant has besides, when it is new: sizes of machines.
 ///
 /// # Errors
 /// 500 when a kind is not registered, which is a defect.
 pub fn operator_objects(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, ApiError> {
-    const RBAC: &str = "rbac.authorization.k8s.io";
     const COMPUTE: &str = skep_api::compute::GROUP;
-    const NETWORK: &str = skep_api::network::GROUP;
-    const READ: [&str; 3] = ["get", "list", "watch"];
     let system = TenantName::system();
     let mut seeds = Seeds { registry, tenant: &system, now, expect: Expect::Absent, ops: Vec::new() };
     for flavor in skep_api::compute::default_flavors() {
@@ -219,6 +216,20 @@ pub fn operator_objects(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, 
         let json = serde_json::to_value(&flavor).map_err(ApiError::internal)?;
         seeds.add((COMPUTE, "v1", "flavors"), "", &name, &json)?;
     }
+    Ok(seeds.ops)
+}
+
+/// What host daemons may do. It belongs to this version of the server: an older server's is replaced at the start.
+///
+/// # Errors
+/// 500 when a kind is not registered, which is a defect.
+pub fn host_policy(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, ApiError> {
+    const RBAC: &str = "rbac.authorization.k8s.io";
+    const COMPUTE: &str = skep_api::compute::GROUP;
+    const NETWORK: &str = skep_api::network::GROUP;
+    const READ: [&str; 3] = ["get", "list", "watch"];
+    let system = TenantName::system();
+    let mut seeds = Seeds { registry, tenant: &system, now, expect: Expect::Any, ops: Vec::new() };
     let rule = |verbs: &[&str], group: &str, resources: &[&str]| json!({"verbs": verbs, "apiGroups": [group], "resources": resources});
     // Which hosts and machines a daemon may write is narrowed further by admission.
     let role = json!({"rules": [

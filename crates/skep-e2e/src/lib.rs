@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod cloud;
+pub mod computers;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -280,7 +281,7 @@ impl Kubectl {
         Kubectl { kubeconfig: kubeconfig.to_owned(), home: kubeconfig.with_extension("home") }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(tool("kubectl"));
         command
             .args(arguments)

@@ -93,14 +93,18 @@ pub(crate) fn info() -> HostInfo {
     }
 }
 
-/// Where other hosts reach it: the address that it would send from.
-pub(crate) fn addresses(name: &str) -> Vec<HostAddress> {
+/// Where other hosts reach it, if nobody says: the address that it would send from.
+pub(crate) fn own_address() -> IpAddr {
     let own = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
         // Nothing is sent: the kernel only chooses a route.
         socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
         socket.local_addr()
     });
-    let address = own.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip());
+    own.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip())
+}
+
+/// Where it is reached, as objects write it.
+pub(crate) fn addresses(address: IpAddr, name: &str) -> Vec<HostAddress> {
     let entry = |type_: &str, address: String| HostAddress { type_: type_.to_owned(), address };
     vec![entry("InternalIP", address.to_string()), entry("Hostname", name.to_owned())]
 }

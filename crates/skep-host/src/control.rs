@@ -17,6 +17,8 @@ pub(crate) const SOCKET: &str = "api.sock";
 pub(crate) const IMAGE_SOCKET: &str = "images.sock";
 /// Where the agent keeps its own things, in the machine's private tree.
 const AGENT_DATA: &str = "/var/lib/skep-agent";
+/// The interface of a machine that leads into its tenant's network.
+const UPLINK: &str = skep_hostnet::MACHINE_INTERFACE;
 /// Processes and threads per GiB of memory: several times what services use, and far from what brings a host down.
 const PIDS_PER_GIB: u64 = 4096;
 /// As many as even the smallest machine has.
@@ -76,6 +78,7 @@ fn agent(machine: &Machine, tenant: &TenantName, settings: &Settings) -> Program
     add("--kubeconfig", text(control.join(KUBECONFIG)));
     add("--api-socket", text(control.join(SOCKET)));
     add("--node", machine.node_name().to_owned());
+    add("--uplink", UPLINK.to_owned());
     add("--data", AGENT_DATA.to_owned());
     add("--images", IMAGES_DIR.to_owned());
     add("--image-socket", text(control.join(IMAGE_SOCKET)));
@@ -135,7 +138,7 @@ mod tests {
         assert!(spec.mounts.is_empty(), "nothing of the host but what every machine has");
         let args = spec.program.args.join(" ");
         for part in [
-            "/usr/local/bin/skep agent --kubeconfig /run/skep/kubeconfig --api-socket /run/skep/api.sock --node n1",
+            "/usr/local/bin/skep agent --kubeconfig /run/skep/kubeconfig --api-socket /run/skep/api.sock --node n1 --uplink eth0",
             "--images /var/lib/skep-images --image-socket /run/skep/images.sock --image-scope shop",
             "--capacity cpu=500m --capacity memory=1Gi",
             "--label a=b --label compute.skep.io/machine=m1 --label compute.skep.io/node-pool=default",

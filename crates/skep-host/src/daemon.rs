@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 use skep_api::compute::{Host, HostStatus, Isolation, Machine};
 use skep_client::{Access, Client, Informer, Patch, Resource, Route, Selection, Tenants};
+use skep_hostnet::HostNetwork;
 use skep_machine::{Driver, MachineId, ProcessDriver};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -28,6 +30,8 @@ const RESYNC: Duration = Duration::from_secs(30);
 const REGISTER_RETRY: Duration = Duration::from_secs(1);
 /// One connection for watches, one for the rest: a host's traffic is small.
 const CONNECTIONS: usize = 2;
+/// Where in the data directory the namespaces of switches are mounted.
+pub const NETWORKS: &str = "networks";
 /// Longest name of a host that is taken over from the computer's.
 const NAME_MAX_BYTES: usize = 63;
 
@@ -50,6 +54,10 @@ pub struct Config {
     pub registries: Option<PathBuf>,
     /// Labels of the host: where it stands.
     pub labels: BTreeMap<String, String>,
+    /// The address by which other hosts reach this one; found out if it is not given.
+    pub address: Option<IpAddr>,
+    /// The UDP port over which hosts carry tenants' networks: the same on all of them.
+    pub vxlan_port: u16,
 }
 
 /// What keeps the daemon from starting.
@@ -79,6 +87,7 @@ struct Facts {
     name: String,
     capacity: Capacity,
     reserve: Reserve,
+    address: IpAddr,
     /// Why the driver cannot make machines; nothing if it can.
     broken: Option<String>,
 }
@@ -111,12 +120,22 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
     if let Some(why) = &broken {
         tracing::error!(host = name, why, "this host cannot make machines");
     }
-    let facts =
-        Facts { name: name.clone(), capacity: Capacity::read(&data), reserve: config.reserve, broken };
+    let address = config.address.unwrap_or_else(capacity::own_address);
+    let capacity = Capacity::read(&data);
+    let facts = Facts { name: name.clone(), capacity, reserve: config.reserve, address, broken };
+    let network = HostNetwork::start(
+        client.clone(),
+        skep_hostnet::Config {
+            host: name.clone(),
+            address,
+            folder: data.join(NETWORKS),
+            port: config.vxlan_port,
+        },
+    );
     let registries = config.registries.clone().unwrap_or_else(|| data.join("registries.json"));
     let settings =
         Settings { images, registries, launcher: config.launcher.clone(), log: config.agent_log.clone() };
-    let shared = Arc::new(Shared { client: client.clone(), driver, settings, server });
+    let shared = Arc::new(Shared { client: client.clone(), driver, settings, network, server });
     let selection =
         Selection::all(Resource::of::<Machine>(), Tenants::All).fields(&format!("spec.hostName={name}"));
     let informer = Informer::<Machine>::builder(&client, selection).build();
@@ -226,7 +245,7 @@ fn status(old: Option<&HostStatus>, facts: &Facts, now: Timestamp) -> HostStatus
         capacity: Some(facts.capacity.resources()),
         allocatable: Some(facts.capacity.allocatable(facts.reserve).resources()),
         isolations: Some(if facts.broken.is_none() { vec![Isolation::Process] } else { Vec::new() }),
-        addresses: Some(capacity::addresses(&facts.name)),
+        addresses: Some(capacity::addresses(facts.address, &facts.name)),
         host_info: Some(capacity::info()),
         heartbeat_time: Some(Time(now)),
         conditions: Some(conditions),
@@ -269,8 +288,16 @@ async fn look_after(shared: &Arc<Shared>, informer: &Informer<Machine>, changed:
         while removals.try_join_next().is_some() {}
         if std::mem::take(&mut sweep) && removals.is_empty() {
             let known: BTreeSet<MachineId> = wanted.keys().chain(workers.keys()).cloned().collect();
-            let driver = shared.driver.clone();
-            removals.spawn_blocking(move || remove_strangers(driver.as_ref(), &known));
+            let shared = shared.clone();
+            removals.spawn(async move {
+                let driver = shared.driver.clone();
+                let work = move || remove_strangers(driver.as_ref(), &known);
+                // It only fails when the daemon ends.
+                let _ = tokio::task::spawn_blocking(work).await;
+                if let Err(error) = shared.network.sweep().await {
+                    tracing::warn!(%error, "switches that connect nobody stay");
+                }
+            });
         }
         tokio::select! {
             () = changed.notified() => {}

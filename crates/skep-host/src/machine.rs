@@ -9,6 +9,7 @@ use serde_json::json;
 use skep_api::compute::{HOST_FINALIZER, Machine, MachinePhase, MachineStatus};
 use skep_base::TenantName;
 use skep_client::{Backoff, Client, Object, Patch, Resource};
+use skep_hostnet::HostNetwork;
 use skep_machine::{Driver, Found, MachineId, MachineSpec, Phase};
 use tokio::sync::watch;
 
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) settings: Settings,
+    /// Tenants' networks on this host.
+    pub(crate) network: HostNetwork,
     /// Where the API server is.
     pub(crate) server: (String, u16),
 }
@@ -66,6 +69,8 @@ enum StepError {
     Client(#[from] skep_client::Error),
     #[error("the way to the API server cannot be opened: {0}")]
     Proxy(std::io::Error),
+    #[error("{}", story(.0))]
+    Network(#[from] skep_hostnet::Error),
     #[error("{0}")]
     Spec(String),
     #[error("a step of the driver broke: {0}")]
@@ -88,6 +93,7 @@ struct Worker {
     id: MachineId,
     proxy: Option<Proxy>,
     images: Option<Images>,
+    attached: bool,
     prepared: Option<MachineSpec>,
     stale: bool,
     restarts: i32,
@@ -107,6 +113,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut wanted: watch::Receiver<Desired
         id,
         proxy: None,
         images: None,
+        attached: false,
         prepared: None,
         stale: false,
         restarts: before.and_then(|s| s.restarts).unwrap_or(0),
@@ -159,13 +166,13 @@ impl Worker {
         let id = self.id.clone();
         let found: Option<Found> = self.blocking(move |d| d.inspect(&id)).await?;
         if found.is_none() {
-            self.prepared = None;
+            (self.prepared, self.attached) = (None, false);
         }
         let running = matches!(found, Some(Found { phase: Phase::Running { .. }, .. }));
         if self.ran && !running {
             // It ended by itself: whatever made it end may have taken more with it.
             self.restarts += 1;
-            self.prepared = None;
+            (self.prepared, self.attached) = (None, false);
         }
         self.ran = running;
         Ok(Observed {
@@ -173,6 +180,7 @@ impl Worker {
             prepared: self.prepared.clone(),
             renew_at: credential::renew_at(&self.control(KUBECONFIG)),
             stale: self.stale,
+            attached: self.attached,
             connected: self.proxy.as_ref().is_some_and(Proxy::is_open)
                 && self.images.as_ref().is_some_and(Images::is_open),
         })
@@ -197,6 +205,11 @@ impl Worker {
                 credential::obtain(&self.shared.client, &desired.tenant, machine, &path).await?;
                 self.stale = self.ran;
             }
+            Action::Attach => {
+                let place = self.shared.driver.network(&id);
+                self.shared.network.attach(&desired.tenant, machine.node_name(), &place).await?;
+                self.attached = true;
+            }
             Action::Connect => {
                 // The old one lets go of the path before the new one takes it.
                 (self.proxy, self.images) = (None, None);
@@ -220,7 +233,8 @@ impl Worker {
                     self.tell(desired, machine, MachinePhase::Deleting, None).await?;
                 }
                 (self.proxy, self.images) = (None, None);
-                (self.ran, self.prepared) = (false, None);
+                (self.ran, self.attached, self.prepared) = (false, false, None);
+                self.shared.network.detach(&desired.tenant, machine.node_name(), true).await?;
                 self.blocking(move |d| d.remove(&id)).await?;
                 tracing::info!(tenant = %desired.tenant, machine = machine.node_name(), "machine removed");
             }

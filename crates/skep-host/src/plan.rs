@@ -15,6 +15,8 @@ pub(crate) struct Observed {
     pub(crate) renew_at: Option<Timestamp>,
     /// Whether the machine runs with an older credential than the one that lies there.
     pub(crate) stale: bool,
+    /// Whether this daemon has connected it to its tenant's network.
+    pub(crate) attached: bool,
     /// Whether the way to the API server is open.
     pub(crate) connected: bool,
 }
@@ -26,6 +28,8 @@ pub(crate) enum Action {
     Prepare,
     /// Get a credential and lay it into the machine.
     Credential,
+    /// Connect it to its tenant's network.
+    Attach,
     /// Open the way to the API server.
     Connect,
     /// Start it.
@@ -60,6 +64,9 @@ pub(crate) fn next(machine: &Machine, spec: &MachineSpec, observed: &Observed, n
     }
     if !running && observed.prepared.as_ref() != Some(spec) {
         Action::Prepare
+    } else if !observed.attached {
+        // Before it starts: its agent looks once for the way out.
+        Action::Attach
     } else if due {
         Action::Credential
     } else if !observed.connected {
@@ -121,6 +128,7 @@ mod tests {
                 observed.stale = runs;
                 observed.renew_at = Some(now + jiff::SignedDuration::from_secs(60));
             }
+            Action::Attach => observed.attached = true,
             Action::Connect => observed.connected = true,
             Action::Start => {
                 observed.found = found(Phase::Running { pid: 7 });
@@ -149,8 +157,8 @@ mod tests {
     fn a_new_machine_is_made_step_by_step_and_then_left_alone() {
         let mut observed = Observed::default();
         let done = run(&machine(false, &[HOST_FINALIZER]), &mut observed, at(0));
-        use Action::{Connect, Credential, Prepare, Start, Wait};
-        assert_eq!(done, [Prepare, Credential, Connect, Start, Wait(Some(at(60)))]);
+        use Action::{Attach, Connect, Credential, Prepare, Start, Wait};
+        assert_eq!(done, [Prepare, Attach, Credential, Connect, Start, Wait(Some(at(60)))]);
     }
 
     #[test]
@@ -159,7 +167,7 @@ mod tests {
         let mut observed =
             Observed { found: found(Phase::Running { pid: 7 }), renew_at, ..Observed::default() };
         let done = run(&machine(false, &[]), &mut observed, at(0));
-        assert_eq!(done, [Action::Connect, Action::Wait(renew_at)]);
+        assert_eq!(done, [Action::Attach, Action::Connect, Action::Wait(renew_at)]);
         // Later the credential grows old: the agent gets a new one, and nothing else happens.
         let done = run(&machine(false, &[]), &mut observed, at(60));
         assert_eq!(done, [Action::Credential, Action::Reload, Action::Wait(Some(at(120)))]);
@@ -169,6 +177,7 @@ mod tests {
     fn what_stopped_is_started_and_what_was_half_removed_is_made_anew() {
         let ready = Observed {
             renew_at: Some(at(60)),
+            attached: true,
             connected: true,
             found: found(Phase::Stopped),
             ..Observed::default()

@@ -6,31 +6,34 @@
 //! **Tasks.** One per informer, one that programs.
 //! **Must not know.** How machines are made; pods, services, names.
 //!
-//! A machine's interface is made from outside, into the namespace of its first process: what the machine does with its own
-//! end changes nothing here.
+//! A machine's interface is made from outside, into the machine's namespace: what the machine does with its own end changes
+//! nothing here.
 
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use serde_json::json;
 use skep_base::TenantName;
-use skep_client::{Client, Informer, ObjectKey, Resource, Selection, Tenants};
+use skep_client::{Client, Informer, List, ListParams, ObjectKey, Resource, Selection, Tenants};
+use skep_net::egress::{guard_host, unguard_host};
 use skep_net::switch::{Switch, SwitchConfig};
 use skep_net::{LinkStats, Namespace};
-use skep_netplan::fabric::{Fabric, Place, Port, plan};
+use skep_netplan::fabric::{Place, Port, plan};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use view::{HostView, MachineView, NetworkView, PortView};
+use view::{HostView, MachineView, NetworkView, PortView, SubnetView};
 
 const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
 const NETWORKS: Resource = Resource::new("network.skep.io", "v1", "networks");
+const SUBNETS: Resource = Resource::new("network.skep.io", "v1", "subnets");
 const MACHINES: Resource = Resource::new("compute.skep.io", "v1", "machines");
 const HOSTS: Resource = Resource::new("compute.skep.io", "v1", "hosts");
 /// The network that machines are in.
@@ -39,6 +42,8 @@ const DEFAULT_NETWORK: &str = "default";
 const NODE_NAMESPACE: &str = "kube-system";
 /// What a machine's interface is called inside.
 pub const MACHINE_INTERFACE: &str = "eth0";
+/// What files of switches' namespaces are called, before the network's number.
+const SWITCH_PREFIX: &str = "net-";
 /// What gathers before it is programmed: a machine with its pods comes as many small changes.
 const GATHER: Duration = Duration::from_millis(5);
 /// How long it waits after the kernel refused.
@@ -94,6 +99,8 @@ pub enum Error {
 /// One network here.
 struct Here {
     switch: Switch,
+    /// Where its namespace is mounted.
+    path: PathBuf,
     /// The interface of each machine, by its node's name.
     machines: BTreeMap<String, String>,
 }
@@ -123,8 +130,10 @@ impl std::fmt::Debug for HostNetwork {
 }
 
 impl HostNetwork {
-    /// Starts to follow what there is. `client` has a credential of a host.
-    pub async fn start(client: Client, config: Config) -> HostNetwork {
+    /// Starts to follow what there is. `client` has a credential of a host. Machines can be connected when the first copies
+    /// are complete; [`HostNetwork::attach`] waits for them.
+    #[must_use]
+    pub fn start(client: Client, config: Config) -> HostNetwork {
         let all = |resource| Selection::all(resource, Tenants::All);
         let shared = Arc::new(Shared {
             ports: Informer::builder(&client, all(PORTS)).build(),
@@ -152,26 +161,29 @@ impl HostNetwork {
         follow!(ports);
         follow!(machines);
         follow!(hosts);
-        shared.ports.synced().await;
-        shared.machines.synced().await;
-        shared.hosts.synced().await;
         let running = shared.clone();
-        tasks.spawn(async move { running.run().await });
+        tasks.spawn(async move {
+            running.synced().await;
+            running.run().await;
+        });
         HostNetwork { shared, _tasks: tasks }
     }
 
-    /// Connects a machine to its tenant's network: its node gets a port, and the namespace of its first process an interface.
-    /// To be called when the machine has begun and before its agent looks; called again, it changes nothing.
+    /// Connects a machine to its tenant's network: its node gets a port, and the network namespace that is mounted at
+    /// `machine` an interface. To be called before the machine's agent looks; called again, it changes nothing.
     ///
     /// # Errors
     /// When the port cannot be made or the kernel refuses. It can be called again.
-    pub async fn attach(&self, tenant: &TenantName, node: &str, pid: u32) -> Result<(), Error> {
+    pub async fn attach(&self, tenant: &TenantName, node: &str, machine: &Path) -> Result<(), Error> {
         let shared = &self.shared;
+        // A switch that began with half of what is to go through it would cut off machines that run.
+        shared.synced().await;
         shared.make_port(tenant, node).await?;
         let here = shared.switch(tenant, node).await?;
         let (interface, name) = (interface_of(tenant, node), node.to_owned());
+        let path = machine.to_owned();
         let work = move || {
-            let machine = Namespace::of_process(pid)?;
+            let machine = Namespace::open(&path)?;
             let mut here = here.lock();
             here.switch.attach(&interface, &machine, MACHINE_INTERFACE)?;
             here.machines.insert(name, interface);
@@ -201,13 +213,11 @@ impl HostNetwork {
             };
             if shared.in_kernel(node, work).await? {
                 shared.here.lock().remove(tenant);
-                // Nobody else has it now, but for a turn of programming that is about to end.
-                let work = move || match Arc::try_unwrap(here) {
-                    Ok(here) => here.into_inner().switch.remove(),
-                    Err(shared) => {
-                        let mut here = shared.lock();
-                        here.switch.set(&Fabric::default()).map(drop)
-                    }
+                // A turn of programming that is under way fails, and finds that the switch is not here any more.
+                let work = move || {
+                    let path = here.lock().path.clone();
+                    Switch::remove_at(&path)?;
+                    unguard_host(&Namespace::current()?)
                 };
                 shared.in_kernel(node, work).await?;
             }
@@ -216,6 +226,28 @@ impl HostNetwork {
             shared.delete_port(tenant, node).await?;
         }
         Ok(())
+    }
+
+    /// Removes switches that connect nobody: their machines went while no daemon ran. One that a machine is plugged into stays,
+    /// for it may be about to be attached again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn sweep(&self) -> Result<(), Error> {
+        let shared = &self.shared;
+        let _turn = shared.making.lock().await;
+        let used: Vec<PathBuf> = shared.here.lock().values().map(|h| h.lock().path.clone()).collect();
+        let folder = shared.config.folder.clone();
+        shared
+            .in_kernel("", move || {
+                for path in switches(&folder).into_iter().filter(|p| !used.contains(p)) {
+                    if Switch::machines_in(&path)? == 0 {
+                        Switch::remove_at(&path)?;
+                    }
+                }
+                unguard_host(&Namespace::current()?)
+            })
+            .await
     }
 
     /// What each machine sent and received, by tenant and node.
@@ -247,7 +279,34 @@ fn interface_of(tenant: &TenantName, node: &str) -> String {
     skep_net::machine::pod_interface(&format!("{tenant}/{node}")).replacen("pod", "m", 1)
 }
 
+/// The namespaces of switches that are mounted in a folder.
+fn switches(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_name().to_string_lossy().starts_with(SWITCH_PREFIX)).map(|e| e.path()).collect()
+}
+
+/// Removes all switches in a folder, for a host whose machines are all stopped. They are made anew when machines start.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove_switches(folder: &Path) -> Result<usize, skep_net::Error> {
+    let all = switches(folder);
+    for path in &all {
+        Switch::remove_at(path)?;
+    }
+    if !all.is_empty() {
+        unguard_host(&Namespace::current()?)?;
+    }
+    Ok(all.len())
+}
+
 impl Shared {
+    async fn synced(&self) {
+        self.ports.synced().await;
+        self.machines.synced().await;
+        self.hosts.synced().await;
+    }
+
     async fn in_kernel<T: Send + 'static>(
         &self,
         node: &str,
@@ -308,18 +367,60 @@ impl Shared {
             local: self.config.address,
             port: self.config.port,
         };
-        let path = self.config.folder.join(format!("net-{}", config.vni));
-        let work = move || Switch::set_up(&Namespace::current()?, &path, &config);
+        let path = self.config.folder.join(format!("{SWITCH_PREFIX}{}", config.vni));
+        let at = path.clone();
+        let subnets =
+            self.subnets(tenant).await.map_err(|source| Error::Api { node: node.to_owned(), source })?;
+        let (hosts, port) = (self.host_addresses(), self.config.port);
+        let work = move || {
+            let host = Namespace::current()?;
+            let mut switch = Switch::set_up(&host, &at, &config)?;
+            switch.lead_out(&host, &subnets)?;
+            // After that: who takes the filters away looks whether there is a network.
+            guard_host(&host, &hosts, port)?;
+            skep_net::netlink::Result::Ok(switch)
+        };
         let switch = self.in_kernel(node, work).await?;
-        let here = Arc::new(Mutex::new(Here { switch, machines: BTreeMap::new() }));
+        let here = Arc::new(Mutex::new(Here { switch, path, machines: BTreeMap::new() }));
         self.here.lock().insert(tenant.clone(), here.clone());
         Ok(here)
     }
 
+    /// The subnets of the network that machines are in.
+    async fn subnets(&self, tenant: &TenantName) -> Result<Vec<Ipv4Net>, Box<skep_client::Error>> {
+        let all: List<SubnetView> =
+            self.client.list_all(&SUBNETS.at(tenant), ListParams::default()).await.map_err(Box::new)?;
+        let of_it = all.items.into_iter().map(|s| s.spec).filter(|s| s.network_name == DEFAULT_NETWORK);
+        Ok(of_it.filter_map(|s| s.cidr.parse().ok()).collect())
+    }
+
+    /// Where hosts are: nobody's pods reach them.
+    fn host_addresses(&self) -> Vec<Ipv4Addr> {
+        let mut all = Vec::new();
+        self.hosts.for_each(|host| {
+            if let Some(IpAddr::V4(ip)) = host.view.address() {
+                all.push(ip);
+            }
+        });
+        all.sort_unstable();
+        all
+    }
+
     async fn run(&self) {
+        let mut closed = Vec::new();
         loop {
             self.changed.notified().await;
             tokio::time::sleep(GATHER).await;
+            let hosts = self.host_addresses();
+            if hosts != closed && !self.here.lock().is_empty() {
+                let (all, port) = (hosts.clone(), self.config.port);
+                match self.in_kernel("", move || guard_host(&Namespace::current()?, &all, port)).await {
+                    Ok(()) => closed = hosts,
+                    Err(error) => {
+                        tracing::warn!(%error, "the way out is not closed to a new host; it is tried again")
+                    }
+                }
+            }
             let all: Vec<_> = self.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
             for (tenant, here) in all {
                 let machines = here.lock().machines.clone();
@@ -335,6 +436,7 @@ impl Shared {
     }
 
     async fn begin_again(&self, tenant: &TenantName) {
+        // It may have gone with its last machine.
         let Some(old) = self.here.lock().remove(tenant) else { return };
         match self.switch(tenant, "").await {
             Ok(new) => new.lock().machines = old.lock().machines.clone(),

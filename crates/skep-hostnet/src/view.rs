@@ -30,6 +30,19 @@ impl Default for NetworkSpec {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+pub(crate) struct SubnetView {
+    pub(crate) spec: SubnetSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct SubnetSpec {
+    pub(crate) network_name: String,
+    pub(crate) cidr: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(crate) struct PortView {
     pub(crate) spec: PortSpec,
 }

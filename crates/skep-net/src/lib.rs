@@ -17,6 +17,7 @@
 //! option of netlink. Each says why it is sound.
 
 pub mod conntrack;
+pub mod egress;
 pub mod link;
 pub mod machine;
 pub mod netlink;

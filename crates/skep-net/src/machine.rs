@@ -36,7 +36,7 @@ pub struct MachineConfig {
     /// The interface that leads out of the machine; a machine without one is alone.
     pub uplink: Option<String>,
     /// Through whom what is not in the subnets is sent, on the bridge.
-    pub gateways: Vec<IpAddr>,
+    pub gateways: Vec<Neighbour>,
 }
 
 /// What a pod's network is to be.
@@ -122,7 +122,8 @@ impl MachineNetwork {
             net.add_address(bridge.index, *address)?;
         }
         for gateway in &config.gateways {
-            net.replace_route(&default_route(*gateway, bridge.index))?;
+            net.set_neighbour(bridge.index, *gateway)?;
+            net.replace_route(&default_route(gateway.ip, bridge.index))?;
         }
         let bridge = net.expect_link(&config.bridge)?;
         Ok(MachineNetwork { config, namespace, net, bridge })

@@ -158,10 +158,10 @@ impl AsFd for Namespace {
 }
 
 /// The loopback device has this number in every namespace.
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// Whether a namespace is mounted at a path, rather than nothing or the empty file for the mount.
-fn is_namespace(path: &Path) -> bool {
+pub(crate) fn is_namespace(path: &Path) -> bool {
     const NSFS_MAGIC: i64 = 0x6e73_6673;
     rustix::fs::statfs(path).is_ok_and(|s| s.f_type == NSFS_MAGIC)
 }

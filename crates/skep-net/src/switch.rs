@@ -17,8 +17,10 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use skep_netplan::fabric::{Change, Fabric, Mac};
 
+use crate::egress::ROUTER_MAC;
 use crate::link::{Bridge, BridgePort, LinkStats, MacAddr, Net, Peer, Vxlan};
 use crate::machine::quiet;
 use crate::netlink::{Result, unless_exists};
@@ -26,7 +28,7 @@ use crate::nft::{
     BaseChain, Batch, ChainKind, Cmp, Counter, Expr, Family, Hook, MetaKey, NewElement, Nft, PayloadBase,
     Reg, Set, Table, Verdict,
 };
-use crate::ns::Namespace;
+use crate::ns::{LOOPBACK, Namespace, is_namespace, sysctl};
 use crate::route::{Forward, Neighbour};
 
 const BRIDGE: &str = "br";
@@ -34,6 +36,8 @@ const WIRE: &str = "vx";
 const TABLE: Table = Table { family: Family::Bridge, name: "skep-ports" };
 /// Before anything else that looks at bridged packets.
 const PRIORITY: i32 = -300;
+/// Of an interface that makes up no addresses by itself.
+const NO_ADDRESSES: &str = "1";
 /// Names of interfaces are this long in the kernel.
 const NAME_BYTES: usize = 16;
 const COUNTERS: [&str; 6] = ["mac", "dhcp", "ra", "ip", "arp", "other"];
@@ -61,6 +65,7 @@ pub struct Switch {
     bridge: u32,
     wire: u32,
     mtu: u32,
+    vni: u32,
     known: Fabric,
 }
 
@@ -73,15 +78,15 @@ impl Switch {
     pub fn set_up(host: &Namespace, path: &Path, config: &SwitchConfig) -> Result<Switch> {
         let namespace = Namespace::persistent(path)?;
         let (mut net, nft) = (Net::open(&namespace)?, Nft::open(&namespace)?);
-        // Addresses that nobody uses: neither device sends anything itself.
+        // An address that nobody uses: the device sends nothing itself.
         let [_, a, b, c] = config.vni.to_be_bytes();
-        let mac = |kind| MacAddr([0x0e, kind, 0, a, b, c]);
-        unless_exists(net.add_bridge(BRIDGE, mac(0), config.mtu, Bridge { call_iptables: false }))?;
+        let wire_mac = MacAddr([0x0e, 1, 0, a, b, c]);
+        unless_exists(net.add_bridge(BRIDGE, ROUTER_MAC, config.mtu, Bridge { call_iptables: false }))?;
         if net.link(WIRE)?.is_none() {
             let vxlan = Vxlan { vni: config.vni, local: config.local, port: config.port };
-            Net::open(host)?.add_vxlan(WIRE, mac(1), config.mtu, &vxlan, &namespace)?;
+            Net::open(host)?.add_vxlan(WIRE, wire_mac, config.mtu, &vxlan, &namespace)?;
         }
-        namespace.run(|| quiet(WIRE))??;
+        namespace.run(|| quiet(WIRE).and_then(|()| only_switched()))??;
         let (bridge, wire) = (net.expect_link(BRIDGE)?.index, net.expect_link(WIRE)?.index);
         net.set_master(wire, bridge)?;
         let no = Some(false);
@@ -93,11 +98,20 @@ impl Switch {
             }
             net.set_up(link)?;
         }
-        let (path, mtu) = (path.to_owned(), config.mtu);
-        let mut switch = Switch { namespace, path, net, nft, bridge, wire, mtu, known: Fabric::default() };
+        let (path, mtu, vni) = (path.to_owned(), config.mtu, config.vni);
+        let mut switch =
+            Switch { namespace, path, net, nft, bridge, wire, mtu, vni, known: Fabric::default() };
         switch.start_filters()?;
         switch.forget_forwards()?;
         Ok(switch)
+    }
+
+    /// Leads the network out through the host, under the host's address; `subnets` are where answers go. See [`crate::egress`].
+    ///
+    /// # Errors
+    /// What the kernel says. It can be called again.
+    pub fn lead_out(&mut self, host: &Namespace, subnets: &[Ipv4Net]) -> Result<()> {
+        crate::egress::set_up(host, &self.namespace, &mut self.net, self.bridge, self.vni, subnets)
     }
 
     /// Filters that let nothing through yet.
@@ -145,6 +159,8 @@ impl Switch {
         self.net.set_bridge_port(ours.index, port)?;
         self.net.set_up(ours.index)?;
         let theirs = there.expect_link(inside)?;
+        // Until the machine has made it part of its bridge: what it would say by itself has no port's address.
+        machine.run(|| sysctl(&format!("ipv6/conf/{inside}/addr_gen_mode"), NO_ADDRESSES))??;
         there.set_up(theirs.index)
     }
 
@@ -238,15 +254,51 @@ impl Switch {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn remove(mut self) -> Result<()> {
-        // The VXLAN device keeps a port of the host's, and interfaces of machines their namespaces: they go at once.
-        for link in self.net.links()? {
-            if link.master == Some(self.bridge) || link.index == self.bridge {
-                self.net.delete_link(&link.name)?;
+    pub fn remove(self) -> Result<()> {
+        let path = self.path.clone();
+        drop(self);
+        Switch::remove_at(&path)
+    }
+
+    /// Removes the switch whose namespace is mounted at a path, whoever made it. That there is none is fine.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove_at(path: &Path) -> Result<()> {
+        if is_namespace(path) {
+            let mut net = Net::open(&Namespace::open(path)?)?;
+            // The VXLAN device keeps a port of the host's, and interfaces of machines their namespaces: they go at once.
+            for link in net.links()?.into_iter().filter(|l| l.index != LOOPBACK) {
+                net.delete_link(&link.name)?;
             }
         }
-        Namespace::remove(&self.path)
+        Namespace::remove(path)
     }
+
+    /// How many machines are plugged into the switch whose namespace is mounted at a path.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn machines_in(path: &Path) -> Result<usize> {
+        if !is_namespace(path) {
+            return Ok(0);
+        }
+        let mut net = Net::open(&Namespace::open(path)?)?;
+        let all = net.links()?.into_iter();
+        Ok(all.filter(|l| l.kind.as_deref() == Some("veth") && l.master.is_some()).count())
+    }
+}
+
+/// Keeps what is switched away from the filters for what is routed. The kernel's default is otherwise, for a whole namespace.
+fn only_switched() -> Result<()> {
+    for name in ["iptables", "ip6tables", "arptables"] {
+        let name = format!("bridge/bridge-nf-call-{name}");
+        // A kernel that has none of this does nothing of the kind.
+        if Path::new("/proc/sys/net").join(&name).exists() {
+            sysctl(&name, "0")?;
+        }
+    }
+    Ok(())
 }
 
 fn element(key: Vec<u8>) -> NewElement {

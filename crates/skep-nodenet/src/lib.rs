@@ -21,7 +21,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use skep_client::Client;
+use skep_net::egress::{ROUTER_IP, ROUTER_MAC};
 use skep_net::machine::{MachineConfig, MachineNetwork};
+use skep_net::route::Neighbour;
 use skep_net::{MacAddr, Namespace};
 use tokio::task::JoinSet;
 
@@ -174,7 +176,7 @@ impl NodeNetwork {
             mtu: network.mtu,
             addresses: all,
             uplink: config.uplink.clone(),
-            gateways: Vec::new(),
+            gateways: config.uplink.iter().map(|_| router()).collect(),
         };
         let machine = in_kernel("set up the node's bridge", move || {
             let mut machine = MachineNetwork::set_up(Namespace::current()?, machine)?;
@@ -255,6 +257,11 @@ fn service_range() -> IpNet {
     // The length is less than an address has.
     ipnet::Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), LENGTH)
         .map_or_else(|_| IpAddr::from(API_IP).into(), IpNet::from)
+}
+
+/// The switch on the host, which leads out of the network.
+fn router() -> Neighbour {
+    Neighbour { ip: ROUTER_IP.into(), mac: ROUTER_MAC }
 }
 
 /// The Ethernet address of a node without a port: it is alone on its bridge.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use skep_client::{Client, DeleteParams, ErrorKind, List, ListParams, Patch, Resource};
+use skep_client::{Client, DeleteParams, ErrorKind, List, ListParams, Patch, Resource, Tenants};
 use skep_net::MacAddr;
 use skep_net::machine::PodConfig;
 
@@ -141,12 +141,15 @@ impl Ports {
             gateway: String,
         }
         let what = || format!("read the network {name:?} and its subnets");
-        let tenant = self.client.home();
-        let network: Read =
-            self.client.read(&NETWORKS.at(tenant).name(name)).await.map_err(|e| Error::api(what(), e))?;
+
+        let network: Read = self
+            .client
+            .read(&NETWORKS.at(Tenants::Own).name(name))
+            .await
+            .map_err(|e| Error::api(what(), e))?;
         let all: List<Read> = self
             .client
-            .list_all(&SUBNETS.at(tenant), ListParams::default())
+            .list_all(&SUBNETS.at(Tenants::Own), ListParams::default())
             .await
             .map_err(|e| Error::api(what(), e))?;
         let of_it = all.items.into_iter().filter(|s| s.spec.network_name == name);
@@ -162,7 +165,7 @@ impl Ports {
         let params = ListParams { fields, ..ListParams::default() };
         let all: List<Port> = self
             .client
-            .list_all(&PORTS.at(self.client.home()), params)
+            .list_all(&PORTS.at(Tenants::Own), params)
             .await
             .map_err(|e| Error::api("list the node's ports", e))?;
         Ok(all.items)
@@ -193,21 +196,25 @@ impl Ports {
     }
 
     async fn port_of(&self, pod: &PodRef) -> Result<Port, Error> {
-        let at = PORTS.at(self.client.home()).namespace(&pod.namespace);
+        let at = PORTS.at(Tenants::Own).namespace(&pod.namespace);
         let what = || format!("make the port of the pod {}/{}", pod.namespace, pod.name);
         // A port is named like its pod. What has the name may be of an earlier pod, and goes then.
         for _ in 0..3 {
-            match self.client.create::<Port>(&at, &self.new_port(pod)).await {
-                Ok(port) => return Ok(port),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(Error::api(what(), error)),
-            }
-            let at = at.clone().name(&pod.name);
-            let there: Port = match self.client.read(&at).await {
-                Ok(port) => port,
-                Err(error) if error.is_not_found() => continue,
+            // Looked for before it is made: addresses that were asked for by name are in use by the very port that may be there.
+            let named = at.clone().name(&pod.name);
+            let found: Option<Port> = match self.client.read(&named).await {
+                Ok(port) => Some(port),
+                Err(error) if error.is_not_found() => None,
                 Err(error) => return Err(Error::api(what(), error)),
             };
+            let Some(there) = found else {
+                match self.client.create::<Port>(&at, &self.new_port(pod)).await {
+                    Ok(port) => return Ok(port),
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                    Err(error) => return Err(Error::api(what(), error)),
+                }
+            };
+            let at = named;
             let going = there.metadata.deletion_timestamp.is_some();
             let here = there.spec.node_name.as_deref() == Some(&self.node);
             if there.pod_uid() == Some(&pod.uid) && here && !going {
@@ -271,7 +278,7 @@ impl Ports {
         let known = self.known.lock().get(uid).cloned();
         let port = match &known {
             Some((namespace, name)) => {
-                let at = PORTS.at(self.client.home()).namespace(namespace).name(name);
+                let at = PORTS.at(Tenants::Own).namespace(namespace).name(name);
                 match self.client.read::<Port>(&at).await {
                     Ok(port) => Some(port),
                     Err(error) if error.is_not_found() => None,
@@ -289,7 +296,7 @@ impl Ports {
     }
 
     async fn delete(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
-        let at = PORTS.at(self.client.home()).namespace(namespace).name(name);
+        let at = PORTS.at(Tenants::Own).namespace(namespace).name(name);
         match self.client.remove(&at, &DeleteParams::uid(uid)).await {
             Err(error) if !(error.is_not_found() || error.is_conflict()) => {
                 Err(Error::api(format!("delete the port {namespace}/{name}"), error))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
 use skep_base::TenantName;
-use skep_client::{Client, Informer, Resource, Selection};
+use skep_client::{Client, Informer, Resource, Selection, Tenants};
 use skep_dns::{EndpointName, NamedPort, Names, ServiceNames, Target};
 use skep_net::Namespace;
 use skep_net::service::Services;
@@ -91,9 +91,10 @@ pub(crate) async fn start(
     config: &Config,
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<RwLock<Names>>, Error> {
+    // What objects that do not say their tenant are kept under.
     let home = client.home().clone();
-    let services = Informer::<Service>::builder(client, Selection::all(SERVICES, &home)).build();
-    let slices = Informer::<SliceView>::builder(client, Selection::all(SLICES, &home))
+    let services = Informer::<Service>::builder(client, Selection::all(SERVICES, Tenants::Own)).build();
+    let slices = Informer::<SliceView>::builder(client, Selection::all(SLICES, Tenants::Own))
         .index("service", |view, emit| emit(&view.service))
         .build();
     let pending = Arc::new(Pending::default());

@@ -60,6 +60,9 @@ pub(crate) struct Options {
     /// Most pods that run at the same time.
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
+    /// The machine's interface that leads into its tenant's network. Without it, the node makes a pod network of its own.
+    #[arg(long)]
+    uplink: Option<String>,
     /// The bridge of a node that makes its own pod network.
     #[arg(long, default_value = "skep-pods")]
     pod_bridge: String,
@@ -113,6 +116,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         allow_privileged: options.allow_privileged,
         cluster_domain: options.cluster_domain,
         max_pods: options.max_pods,
+        uplink: options.uplink,
         standalone: (options.pod_bridge, options.pod_range),
     };
     // One thread: an agent mostly waits, and each thread costs memory on every node.

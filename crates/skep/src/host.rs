@@ -32,6 +32,12 @@ pub(crate) struct Options {
     /// A label of the host, NAME=VALUE; may be repeated.
     #[arg(long = "label", value_parser = pair)]
     labels: Vec<(String, String)>,
+    /// The address by which other hosts reach this one; found out if it is not given.
+    #[arg(long)]
+    address: Option<std::net::IpAddr>,
+    /// The UDP port over which hosts carry tenants' networks (VXLAN): the same on all of them.
+    #[arg(long, default_value_t = VXLAN_PORT)]
+    vxlan_port: u16,
     /// What agents log.
     #[arg(long, default_value = "info")]
     agent_log: String,
@@ -51,6 +57,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The port that the standard gives VXLAN.
+pub(crate) const VXLAN_PORT: u16 = 4789;
 /// The word after which this program is a machine's first process, or what starts that.
 const MACHINE: &str = "machine";
 
@@ -109,6 +117,8 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         agent_log: options.agent_log,
         registries: options.registries,
         labels: options.labels.into_iter().collect::<BTreeMap<_, _>>(),
+        address: options.address,
+        vxlan_port: options.vxlan_port,
     };
     // One thread: a daemon mostly waits, and what blocks has threads of its own, which end when they are idle.
     let runtime = tokio::runtime::Builder::new_current_thread()

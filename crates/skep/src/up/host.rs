@@ -15,10 +15,13 @@ use skep_client::Backoff;
 use tokio::process::{Child, Command};
 
 use crate::apiserver::Running;
+use crate::host::VXLAN_PORT;
 use crate::signals::{Shutdown, ended};
 
 /// The host's credential is made anew at each start of `skep up`; it must outlast a long run of it.
 const CREDENTIAL: SignedDuration = SignedDuration::from_hours(365 * 24);
+/// Ports for installations beside the usual one: below those that systems and services of type NodePort hand out.
+const OWN_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 /// Waits before the daemon is started again.
 const RESTART_FIRST: Duration = Duration::from_millis(200);
 const RESTART_LONGEST: Duration = Duration::from_secs(10);
@@ -42,6 +45,24 @@ fn name(data: &Path) -> std::io::Result<String> {
     let name = if own.is_empty() { "host" } else { own };
     std::fs::write(&path, name)?;
     Ok(name.to_owned())
+}
+
+/// The UDP port over which this installation's hosts carry tenants' networks: the standard one where the data directory is
+/// the usual one. Any other installation has one of its own, made once, for two that share a computer must not meet.
+pub(super) fn vxlan_port(data: &Path) -> std::io::Result<u16> {
+    let path = data.join("vxlan-port");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && let Ok(port) = text.trim().parse()
+    {
+        return Ok(port);
+    }
+    let port = if data == crate::apiserver::default_data() {
+        VXLAN_PORT
+    } else {
+        OWN_PORTS.start() + rand::random::<u16>() % (OWN_PORTS.end() - OWN_PORTS.start())
+    };
+    std::fs::write(&path, port.to_string())?;
+    Ok(port)
 }
 
 /// Keeps the host daemon running until the end is announced.
@@ -97,6 +118,8 @@ fn start(app: &App, data: &Path, cpu_percent: u64) -> anyhow::Result<Child> {
     let mut command = Command::new(own);
     command.arg("host").arg("--with-parent").arg("--kubeconfig").arg(&path).arg("--data").arg(data);
     command.arg("--name").arg(&name).arg("--cpu-percent").arg(cpu_percent.to_string());
+    let port = vxlan_port(data).context("choosing the port of tenants' networks")?;
+    command.arg("--vxlan-port").arg(port.to_string());
     command.stdin(Stdio::null()).kill_on_drop(true).spawn().context("starting it")
 }
 

@@ -66,6 +66,11 @@ pub(crate) fn down(options: DownOptions) -> anyhow::Result<()> {
         if stopped > 0 {
             print_step("machines", &format!("{stopped} stopped"), begun);
         }
+        let networks = skep_hostnet::remove_switches(&data.join(skep_host::NETWORKS))
+            .context("removing the tenants' networks from this computer")?;
+        if networks > 0 {
+            print_step("networks", &format!("{networks} removed"), begun);
+        }
     }
     Ok(())
 }
