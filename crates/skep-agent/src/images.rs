@@ -50,8 +50,20 @@ pub trait ImageSource: Send + Sync + 'static {
         Box::pin(async {})
     }
 
+    /// The pod is gone, with all containers that it ever had, also those that nobody remembers: an agent may have been killed between taking a lease
+    /// and making the container.
+    fn release_pod<'a>(&'a self, _pod: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
     /// What is here, for the node's status.
     fn list(&self) -> BoxFuture<'_, Vec<ContainerImage>>;
+}
+
+/// The name of a container's lease, by which its pod's are found.
+#[must_use]
+pub fn lease_id(pod: &str, container: &str) -> String {
+    format!("{pod}.{container}")
 }
 
 /// When an image is fetched.

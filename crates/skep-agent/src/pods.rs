@@ -314,15 +314,9 @@ async fn remove_orphan(node: &Node, uid: &str, sandboxes: Vec<Found>) -> Result<
                 let grace = Duration::from_secs(grace.unwrap_or(30));
                 let _ = tokio::time::timeout(grace, futures::future::join_all(ends)).await;
                 node.runtime.remove(sandbox.id()).await.map_err(|e| e.full())?;
-                for c in &containers {
-                    node.images.release(&c.id).await;
-                }
             }
             Found::Dead(dead) => {
                 node.runtime.remove(&dead.id).await.map_err(|e| e.full())?;
-                for c in &dead.containers {
-                    node.images.release(&c.id).await;
-                }
             }
         }
     }

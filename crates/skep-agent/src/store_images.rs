@@ -16,7 +16,7 @@ use skep_runtime::images::{Credentials, Image, ImageStore, PullRequest, Referenc
 use tokio::sync::RwLock;
 
 use crate::container::ImageDefaults;
-use crate::images::{Credential, ImageError, ImageSource};
+use crate::images::{Credential, ImageError, ImageSource, lease_id};
 
 /// How long the host may take for what needs no registry. Without an answer, what is here already is used.
 const HOST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -250,6 +250,15 @@ impl ImageSource for StoreImages {
         Box::pin(async move {
             if let Err(error) = self.look(move |own| own.store.release(&id)).await {
                 tracing::warn!(container, %error, "an image stays although its container is gone");
+            }
+        })
+    }
+
+    fn release_pod<'a>(&'a self, pod: &'a str) -> BoxFuture<'a, ()> {
+        let prefix = lease_id(pod, "");
+        Box::pin(async move {
+            if let Err(error) = self.look(move |own| own.store.release_all(&prefix)).await {
+                tracing::warn!(pod, %error, "images stay although their pod is gone");
             }
         })
     }

@@ -5,14 +5,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 use skep_e2e::agent::impossible;
-use skep_e2e::cloud::{Cloud, Tenant, wait_for};
+use skep_e2e::cloud::{Cloud, PATIENCE, Tenant, wait_for};
 
 const REPLICAS: usize = 4;
 
@@ -157,11 +157,20 @@ fn whoever_is_killed_comes_back_and_nothing_leaks() {
     });
     shop.apply(&deployment(0, 0));
     let settled = || {
-        wait_for("all pods are gone", || {
-            let gone = shop.try_run(&["get", "pods", "-o", "name"]).1.trim().is_empty();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let pods = shop.try_run(&["get", "pods", "-o", "name"]).1;
             let now = holds(&cloud);
-            (gone && now.pods.is_empty() && now.leases == 0 && now.processes.len() == 2).then_some(now)
-        })
+            if pods.trim().is_empty() && now.pods.is_empty() && now.leases == 0 && now.processes.len() == 2 {
+                return now;
+            }
+            if Instant::now() > end {
+                let console = fs::read_to_string(machine(&cloud).join("console.log")).unwrap_or_default();
+                let last: Vec<&str> = console.lines().rev().take(40).collect();
+                panic!("something stays: {pods}\n{now:#?}\n{last:#?}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     };
     let before = settled();
     for round in 1..=rounds {

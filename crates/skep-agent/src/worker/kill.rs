@@ -281,9 +281,6 @@ impl Worker {
             self.node.runtime.remove(&id).await.map_err(|e| e.full())?;
         }
         self.facts.ready = false;
-        for run in &self.instances {
-            self.node.images.release(&run.id).await;
-        }
         clean_up_pod(&self.node, &uid).await
     }
 }
@@ -292,6 +289,7 @@ impl Worker {
 pub(crate) async fn clean_up_pod(node: &crate::context::Node, uid: &str) -> Result<(), String> {
     let netns = super::start::netns(&node.layout, uid);
     node.network.tear_down(uid, &netns).await.map_err(|e| e.to_string())?;
+    node.images.release_pod(uid).await;
     let (layout, owned) = (node.layout.clone(), uid.to_owned());
     tokio::task::spawn_blocking(move || volume::tear_down(&layout, &owned))
         .await

@@ -18,7 +18,7 @@ use crate::downward::FieldContext;
 use crate::env::{self, EnvError};
 use crate::events::Level;
 use crate::files;
-use crate::images::{PullPolicy, credentials, with_default_tag};
+use crate::images::{PullPolicy, credentials, lease_id, with_default_tag};
 use crate::network::{PodAddresses, PodIdentity};
 use crate::spec::{self, ContainerKind};
 use crate::state::{KillReason, Plan, PlannedStart, StartFailure};
@@ -97,7 +97,7 @@ impl Worker {
         }
         self.past.retain(|p| p.id != id);
         self.finished.remove(id);
-        self.node.images.release(id).await;
+        self.node.images.release(&lease_id(spec::uid(&self.pod), id)).await;
     }
 
     /// Removes the sandbox that the pod had.
@@ -390,7 +390,8 @@ impl Worker {
         let spec = container_spec(&inputs).map_err(config)?;
         self.make_room(&c.name).await;
         let name = with_default_tag(c.image.as_deref().unwrap_or_default()).unwrap_or_default();
-        node.images.lease(&id, &name).await.map_err(|e| ("ErrImagePull", e.to_string()))?;
+        let lease = lease_id(spec::uid(&pod), &id);
+        node.images.lease(&lease, &name).await.map_err(|e| ("ErrImagePull", e.to_string()))?;
         sandbox.create(spec).await.map_err(|e| {
             tell(Level::Warning, "Failed", format!("Error: {}", e.full()));
             ("CreateContainerError", e.full())

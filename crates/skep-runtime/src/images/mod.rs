@@ -310,6 +310,18 @@ impl ImageStore {
         }
     }
 
+    /// Releases all leases whose ids begin so.
+    pub fn release_all(&self, prefix: &str) -> Result<()> {
+        for name in names_in(&self.inner.leases)?.into_iter().filter(|n| n.starts_with(prefix)) {
+            let path = self.inner.leases.join(name);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).at("remove", &path)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn lease_path(&self, id: &str) -> Result<PathBuf> {
         match crate::spec::valid_id(id) {
             true => Ok(self.inner.leases.join(format!("{id}.json"))),
