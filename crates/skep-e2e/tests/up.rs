@@ -143,3 +143,25 @@ async fn tenants_read_machines_and_write_none() {
     client.remove(&operators.clone().name("m1"), &DeleteParams::default()).await.unwrap();
     until_gone(&client, &operators.name("m1")).await;
 }
+
+#[tokio::test]
+async fn the_demo_runs_proves_that_tenants_are_apart_and_goes() {
+    if !is_root() {
+        eprintln!("SKIPPED: containers need root");
+        return;
+    }
+    let cloud = Cloud::new();
+    cloud.up();
+    let output = cloud.skep(&["demo"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("neither can reach the other") && !said.contains("WRONG"), "{said}");
+    for tenant in ["demo-blue", "demo-green"] {
+        assert!(said.contains(&format!("answers: This is {tenant}'s shop.")), "{said}");
+    }
+    let removed = cloud.skep(&["demo", "--remove"]);
+    assert!(removed.status.success(), "{}", text(&removed));
+    let tenants = text(&cloud.skep(&["tenant", "list", "-o", "name"]));
+    assert!(!tenants.contains("demo-"), "{tenants}");
+    cloud.down(&[]);
+}

@@ -8,10 +8,12 @@ mod apiserver;
 mod audit;
 mod control_plane;
 mod controllers;
+mod demo;
 mod health;
 mod host;
 mod image;
 mod registry;
+mod sample;
 mod scheduler;
 mod shim;
 mod signals;
@@ -19,7 +21,7 @@ mod sim;
 mod tenant;
 mod up;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 // Many small values of a few sizes, freed by other threads than they were made on: measured against the
 // system's allocator in SPECIFICATION.md.
@@ -47,6 +49,15 @@ enum Command {
     ControlPlane(apiserver::Options),
     /// Runs the controllers of a cluster whose API server is elsewhere; of several such processes one works.
     Controllers(controllers::Options),
+    /// Prints what makes a shell complete this program's commands and options.
+    ///
+    /// Example: skep completion bash > /etc/bash_completion.d/skep
+    Completion {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Deploys a sample into two tenants, and proves that they are apart.
+    Demo(demo::Options),
     /// Looks whether this computer can run everything, and says how to mend what is missing.
     Doctor(up::DoctorOptions),
     /// Stops everything that `skep up` started.
@@ -61,6 +72,9 @@ enum Command {
     Image(image::Options),
     /// Runs the image registry by itself; `skep up` has one already.
     Registry(registry::Options),
+    /// The parts of the sample that `skep demo` runs.
+    #[command(hide = true)]
+    Sample(sample::Options),
     /// Holds one pod; the node agent starts it.
     #[command(hide = true)]
     Shim(shim::Options),
@@ -72,11 +86,27 @@ enum Command {
     Sim(sim::Options),
 }
 
+/// The name under which kubectl finds this program as a plugin: a link to it.
+const PLUGIN: &str = "kubectl-skep";
+
+fn is_plugin() -> bool {
+    let name = std::env::args_os().next().map(std::path::PathBuf::from);
+    name.as_deref().and_then(|n| n.file_name()).is_some_and(|n| n == PLUGIN)
+}
+
 fn main() -> std::process::ExitCode {
     if let Some(code) = shim::if_asked().or_else(host::if_asked) {
         return code;
     }
-    let cli = Cli::parse();
+    let mut command = Cli::command();
+    if is_plugin() {
+        // As it is typed: `kubectl skep …`.
+        command = command.bin_name("kubectl skep");
+    }
+    let cli = match Cli::from_arg_matches(&command.get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let filter = match tracing_subscriber::EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -91,6 +121,18 @@ fn main() -> std::process::ExitCode {
         Command::Apiserver(options) => apiserver::run(options),
         Command::ControlPlane(options) => control_plane::run(options),
         Command::Controllers(options) => controllers::run(options),
+        Command::Completion { shell } => {
+            let name = if is_plugin() { PLUGIN } else { "skep" };
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), name, &mut text);
+            match std::io::Write::write_all(&mut std::io::stdout(), &text) {
+                // A reader that has seen enough.
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                result => result.map_err(anyhow::Error::from),
+            }
+        }
+        Command::Demo(options) => demo::run(options),
+        Command::Sample(options) => sample::run(options),
         Command::Doctor(options) => up::doctor(options),
         Command::Down(options) => up::down(options),
         Command::Host(options) => host::run(options),

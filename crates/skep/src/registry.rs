@@ -18,6 +18,7 @@ use skep_registry::gate::{ApiGate, Gate, UserGate};
 use skep_registry::mirror::Source;
 use skep_registry::storage::Storage;
 use skep_registry::{Config, Registry, Tls};
+use skep_runtime::images::RegistriesFile;
 use tokio::net::TcpListener;
 
 use crate::apiserver::{Running, default_data};
@@ -226,9 +227,32 @@ pub(crate) fn beside(
     let bound = listener.local_addr().context("reading the registry's address")?;
     std::fs::write(data.join(DIRECTORY).join(ADDRESS), bound.to_string())
         .context("writing down the registry's address")?;
+    tell_hosts(data, bound)?;
     listener.set_nonblocking(true).context("preparing the registry's socket")?;
     let listener = TcpListener::from_std(listener).context("preparing the registry's socket")?;
     Ok(Box::pin(async move {
         registry.serve(listener, ended(down)).await;
     }))
+}
+
+/// Lets pods of this computer's machines pull from here: hosts refuse private addresses and unknown authorities. What the operator has written
+/// down is left as it is.
+fn tell_hosts(data: &Path, address: SocketAddr) -> anyhow::Result<()> {
+    let path = data.join("registries.json");
+    let file = RegistriesFile {
+        private: [address.to_string()].into(),
+        authorities_file: Some(data.join("pki/ca.crt")),
+        ..RegistriesFile::default()
+    };
+    let ours = data.join(DIRECTORY).join("registries.json");
+    let text = serde_json::to_string_pretty(&file).context("describing the registry")?;
+    let (old, said) = (std::fs::read_to_string(&path).ok(), std::fs::read_to_string(&ours).ok());
+    if old.is_some() && old != said {
+        tracing::info!(path = %path.display(), "it was changed, and is left as it is");
+        return Ok(());
+    }
+    for path in [&ours, &path] {
+        std::fs::write(path, &text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
 }
