@@ -350,6 +350,7 @@ pub(crate) struct Service {
 pub(crate) struct ServiceMeta {
     #[serde(deserialize_with = "or_default")]
     pub(crate) labels: Labels,
+    pub(crate) creation_timestamp: Option<Timestamp>,
     pub(crate) deletion_timestamp: Option<Timestamp>,
 }
 

@@ -108,7 +108,8 @@ impl Mirror {
             // Nothing to mirror, or somebody else's.
             _ => ("", Default::default(), BTreeMap::new(), BTreeMap::new()),
         };
-        let owner = SliceOwner { key, uid, kind: "Endpoints", labels, annotations: Some(annotations) };
+        let owner =
+            SliceOwner { key, uid, kind: "Endpoints", labels, annotations: Some(annotations), trigger: None };
         let slices = owner.slices(&self.slices, MANAGER);
         for address_type in ["IPv4", "IPv6"] {
             let of_type = wanted.get(address_type).cloned().unwrap_or_default();

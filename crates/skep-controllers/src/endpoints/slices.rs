@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
 };
+use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::json;
 use skep_base::SharedStr;
@@ -80,6 +82,25 @@ pub(super) struct SliceOwner<'a> {
     pub(super) labels: Labels,
     /// What their annotations should be, where the owner says.
     pub(super) annotations: Option<BTreeMap<String, String>>,
+    /// When what makes endpoints of the one kind into those of the other happened, where that is told.
+    pub(super) trigger: Option<&'a Trigger<'a>>,
+}
+
+/// See [`SliceOwner::trigger`].
+pub(super) type Trigger<'a> = dyn Fn(&[Endpoint], &[Endpoint]) -> Option<Timestamp> + Send + Sync + 'a;
+
+/// The annotation that says when what a slice was last written for had happened: for those who measure how long that takes.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// When the first of what is new about endpoints happened. `since` says when a pod became as it is.
+fn first_change(
+    old: &[Endpoint],
+    new: &[Endpoint],
+    since: impl Fn(&Endpoint) -> Option<Timestamp>,
+) -> Option<Timestamp> {
+    let known =
+        |e: &&Endpoint| old.iter().any(|o| o.addresses == e.addresses && o.conditions == e.conditions);
+    new.iter().filter(|e| !known(e)).filter_map(since).min()
 }
 
 impl SliceOwner<'_> {
@@ -128,12 +149,16 @@ impl SliceOwner<'_> {
             if prefix.len() > MAX_PREFIX_BYTES {
                 prefix = self.key.name.to_string();
             }
+            let mut annotations = json!(self.annotations);
+            if let Some(at) = self.trigger.and_then(|trigger| trigger(&[], &endpoints)) {
+                annotations[TRIGGER_TIME] = json!(at.to_string());
+            }
             let slice = json!({
                 "metadata": {
                     "generateName": prefix,
                     "namespace": &*self.key.namespace,
                     "labels": self.labels,
-                    "annotations": self.annotations,
+                    "annotations": annotations,
                     "ownerReferences": [{
                         "apiVersion": "v1", "kind": self.kind, "name": &*self.key.name, "uid": self.uid,
                         "controller": true, "blockOwnerDeletion": true,
@@ -159,6 +184,11 @@ impl SliceOwner<'_> {
                     wanted[key] = serde_json::Value::Null;
                 }
                 metadata["annotations"] = wanted;
+            }
+            if let Some(trigger) = self.trigger {
+                // Nothing known that triggered it: then what was there before is no longer true.
+                let at = trigger(&old.endpoints, &endpoints).map(|at| at.to_string());
+                metadata["annotations"][TRIGGER_TIME] = json!(at);
             }
             let patch = json!({"metadata": metadata, "endpoints": endpoints, "ports": ports});
             informer.patch(&at.clone().name(&name), &Patch::Merge(patch)).await?;
@@ -328,15 +358,27 @@ impl Slices {
         if !service.selects_pods() {
             return Ok(Next::Wait);
         }
+        let pods = selected(&self.pods, &service);
+        let ready_since: FxHashMap<&str, Timestamp> = pods
+            .iter()
+            .filter_map(|p| Some((&*p.uid, p.condition("Ready")?.last_transition_time?)))
+            .collect();
+        let made = service.metadata.creation_timestamp;
+        let trigger = |old: &[Endpoint], new: &[Endpoint]| {
+            let of = |e: &Endpoint| ready_since.get(e.target_ref.as_ref()?.uid.as_deref()?).copied();
+            let first = first_change(old, new, of);
+            // A slice that is new without endpoints is there because the service is.
+            if old.is_empty() && new.is_empty() { made } else { first }
+        };
         let owner = SliceOwner {
             key,
             uid: &service.uid,
             kind: "Service",
             labels: labels(&service),
             annotations: None,
+            trigger: Some(&trigger),
         };
         let slices = owner.slices(&self.slices, MANAGER);
-        let pods = selected(&self.pods, &service);
         let types = address_types(&service);
         let mut strangers: Vec<&Arc<Object<Slice>>> =
             slices.iter().filter(|s| !types.contains(&&*s.address_type) || !owner.owns(s)).collect();
@@ -382,5 +424,27 @@ impl Controller for Slices {
 
     fn sync<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Next, SyncError>> {
         Box::pin(self.look(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_what_is_new_is_the_trigger() {
+        let endpoint = |address: &str, ready: bool| Endpoint {
+            addresses: vec![address.to_owned()],
+            conditions: Some(EndpointConditions { ready: Some(ready), ..EndpointConditions::default() }),
+            ..Endpoint::default()
+        };
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let since = |e: &Endpoint| e.addresses[0].parse::<i64>().ok().map(at);
+        let old = [endpoint("1", true), endpoint("2", false)];
+        let first = |new: &[Endpoint]| first_change(&old, new, since);
+        assert_eq!(first(&[endpoint("1", true), endpoint("2", true), endpoint("3", true)]), Some(at(2)));
+        assert_eq!(first(&old), None);
+        assert_eq!(first(&[endpoint("1", true)]), None, "what goes leaves no time behind");
+        assert_eq!(first(&[endpoint("x", true)]), None);
     }
 }

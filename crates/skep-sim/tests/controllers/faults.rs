@@ -19,7 +19,12 @@ pub(crate) struct Faults {
     on: AtomicBool,
     /// Pods that were made, or may have been, without the controllers having heard of it.
     unheard_pods: AtomicUsize,
+    /// What each pod is said to use of the processor, in thousandths; nothing while nobody serves metrics.
+    usage_milli: Mutex<Option<u32>>,
 }
+
+/// Where metrics of pods are read, and where the pods are.
+const METRICS: (&str, &str) = ("/apis/metrics.k8s.io/v1beta1/", "/api/v1/");
 
 impl Faults {
     pub(crate) fn new(seed: u64) -> Arc<Faults> {
@@ -27,11 +32,17 @@ impl Faults {
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             on: AtomicBool::new(false),
             unheard_pods: AtomicUsize::new(0),
+            usage_milli: Mutex::new(None),
         })
     }
 
     pub(crate) fn set(&self, on: bool) {
         self.on.store(on, Ordering::SeqCst);
+    }
+
+    /// Has metrics served from now on, by which each pod uses so much.
+    pub(crate) fn set_usage(&self, milli: u32) {
+        *self.usage_milli.lock() = Some(milli);
     }
 
     pub(crate) fn unheard_pods(&self) -> usize {
@@ -92,6 +103,11 @@ impl<T: Transport> Transport for Faulty<T> {
         if request.endless {
             return Box::pin(self.watch(request));
         }
+        if request.path.contains(METRICS.0)
+            && let Some(milli) = *self.faults.usage_milli.lock()
+        {
+            return Box::pin(self.metrics(request, milli));
+        }
         Box::pin(async move {
             let faults = &*self.faults;
             faults.delay(0.2, 20).await;
@@ -129,6 +145,25 @@ impl<T: Transport> Transport for Faulty<T> {
 }
 
 impl<T: Transport> Faulty<T> {
+    /// Stands in for a metrics server: a sample for each pod that the request selects.
+    async fn metrics(&self, mut request: Request, milli: u32) -> Result<Response, Error> {
+        request.path = request.path.replace(METRICS.0, METRICS.1);
+        let pods: serde_json::Value =
+            serde_json::from_slice(&self.inner.send(request).await?.bytes().await?).unwrap();
+        let now = jiff::Timestamp::now().to_string();
+        let sample = |pod: &serde_json::Value| {
+            serde_json::json!({"metadata": pod["metadata"], "timestamp": now, "window": "0s",
+                "containers": [{"name": "c", "usage": {"cpu": format!("{milli}m"), "memory": "1Mi"}}]})
+        };
+        let items: Vec<_> = pods["items"].as_array().unwrap().iter().map(sample).collect();
+        let list = serde_json::json!({"kind": "PodMetricsList", "apiVersion": "metrics.k8s.io/v1beta1", "items": items});
+        Ok(Response {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: whole(list.to_string().into()),
+        })
+    }
+
     async fn watch(&self, request: Request) -> Result<Response, Error> {
         if self.faults.chance(0.05) {
             return Err(broken());

@@ -23,7 +23,10 @@ use skep_client::Patch;
 
 use kubelet::{Manner, WELL};
 use users::Users;
-use world::{History, LEASES, NODES, REST, TENANTS, World, is_deleting, owners, tenant, uid};
+use world::{
+    AUTOSCALERS, DEPLOYMENTS, History, LEASES, NODES, REST, TENANTS, World, count, is_deleting, owners,
+    tenant, uid,
+};
 
 /// Worlds of each kind per run: together under a minute.
 const WORLDS: u64 = 6;
@@ -206,6 +209,81 @@ fn changes_under_way_keep_their_limits() {
         rollout::run(seed, &mut world, &mut history, &mut rng, kind).await;
         rest(seed, &world, &mut history, &mut rng).await;
         idle_restart(seed, &mut world, &mut history).await;
+        world.stop().await;
+    });
+}
+
+/// Waits until a condition of the first tenant's objects holds, with pods that fare well.
+async fn until(
+    world: &World,
+    history: &mut History,
+    rng: &mut StdRng,
+    what: &str,
+    holds: impl Fn(&History) -> bool,
+) {
+    let begun = Instant::now();
+    loop {
+        history.advance(|_, _| {});
+        if holds(history) {
+            return;
+        }
+        assert!(begun.elapsed() < REST, "{what} does not come about\n{}", history.tail(20));
+        kubelet::work(world, history, rng, &tenant(TENANTS[0]), WELL).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// An autoscaler follows what pods are said to use, both ways, and says why it does not when nobody says anything.
+#[test]
+fn autoscalers_follow_what_pods_use() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut rng = StdRng::seed_from_u64(0);
+        let mut world = World::start(0).await;
+        let mut history = world.history();
+        let whose = tenant(TENANTS[0]);
+        add_node(&world, "n", 0).await;
+        world.restart().await;
+        let mut template = users::template("web", 0, "Always");
+        template["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+        let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+            "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}});
+        world.create(&whose, &DEPLOYMENTS, &deployment).await.unwrap();
+        let ready = |n: i64| {
+            let whose = whose.clone();
+            move |h: &History| {
+                let web = h.get(&whose, &DEPLOYMENTS, "web");
+                web.is_some_and(|d| count(d, "/status/readyReplicas") == n && count(d, "/spec/replicas") == n)
+            }
+        };
+        until(&world, &mut history, &mut rng, "two pods", ready(2)).await;
+        let autoscaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "web"},
+            "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+                "minReplicas": 1, "maxReplicas": 6, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+                "metrics": [{"type": "Resource", "resource": {"name": "cpu",
+                    "target": {"type": "Utilization", "averageUtilization": 50}}}]}});
+        world.create(&whose, &AUTOSCALERS, &autoscaler).await.unwrap();
+        let condition = |kind: &'static str, reason: &'static str| {
+            let whose = whose.clone();
+            move |h: &History| {
+                let conditions = h.get(&whose, &AUTOSCALERS, "web").map(|a| a["status"]["conditions"].clone());
+                let all = conditions.as_ref().and_then(|c| c.as_array());
+                all.is_some_and(|all| all.iter().any(|c| c["type"] == kind && c["reason"] == reason))
+            }
+        };
+        until(&world, &mut history, &mut rng, "why", condition("ScalingActive", "FailedGetResourceMetric")).await;
+        // A change of the autoscaler has it looked at now and not only in a while.
+        world.faults.set_usage(1000);
+        world.patch(&whose, &AUTOSCALERS, "web", json!({"spec": {"maxReplicas": 7}})).await.unwrap();
+        until(&world, &mut history, &mut rng, "four pods", ready(4)).await;
+        until(&world, &mut history, &mut rng, "that", condition("AbleToScale", "SucceededRescale")).await;
+        world.faults.set_usage(100);
+        world.patch(&whose, &AUTOSCALERS, "web", json!({"spec": {"maxReplicas": 8}})).await.unwrap();
+        until(&world, &mut history, &mut rng, "one pod", ready(1)).await;
+        let status = &history.get(&whose, &AUTOSCALERS, "web").unwrap()["status"];
+        let current = &status["currentMetrics"][0]["resource"]["current"];
+        assert_eq!(*current, json!({"averageUtilization": 10, "averageValue": "100m"}), "{status}");
         world.stop().await;
     });
 }

@@ -33,9 +33,11 @@ pub(crate) const JOBS: Resource = Resource::new("batch", "v1", "jobs");
 pub(crate) const BUDGETS: Resource = Resource::new("policy", "v1", "poddisruptionbudgets");
 pub(crate) const SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices");
 
+pub(crate) const AUTOSCALERS: Resource = Resource::new("autoscaling", "v2", "horizontalpodautoscalers");
 pub(crate) const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases");
 
-const FOLLOWED: [Resource; 12] = [
+const FOLLOWED: [Resource; 13] = [
+    AUTOSCALERS,
     PODS,
     NODES,
     SERVICES,
