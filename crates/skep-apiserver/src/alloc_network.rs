@@ -235,6 +235,9 @@ impl Asking<'_> {
             return Ok(Vec::new());
         }
         let Some(net) = subnet.net() else { return Ok(Vec::new()) };
+        // Looked at before the others: whoever comes between changes it, and then this write is tried again.
+        let turn = key(&TURNS, self.tenant, "", name);
+        let expect = self.objects.get(&turn).map_or(Expect::Absent, |v| Expect::Revision(v.revision()));
         for (_, other) in self.subnets(name)? {
             let Some(other_net) = other.net() else { continue };
             if net.contains(&other_net) || other_net.contains(&net) {
@@ -243,8 +246,6 @@ impl Asking<'_> {
                 errors.invalid(&path.child("cidr"), &subnet.spec.cidr, &why);
             }
         }
-        let turn = key(&TURNS, self.tenant, "", name);
-        let expect = self.objects.get(&turn).map_or(Expect::Absent, |v| Expect::Revision(v.revision()));
         Ok(vec![
             Op::Check { key: network, expect: Expect::Exists },
             Op::Put { key: turn, value: taken(self.owner), expect, ttl_s: None },

@@ -37,6 +37,11 @@ use crate::serving::{self, Serving};
 use crate::status::ApiError;
 use crate::{audit, auth, discovery, metrics, openapi};
 
+/// The largest body that is taken in although its request is refused already: an object of usual size. Larger ones are
+/// worth an abrupt end.
+const REFUSED_BODY_BYTES: u64 = 64 * 1024;
+/// How long that may take; a connection is held no longer by who may not use it.
+const REFUSED_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Largest body, as upstream's limit for JSON.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
@@ -277,9 +282,15 @@ where
     let seen = Mutex::new(Seen { verb: "other", ..Seen::default() });
     let audit = uuid::Uuid::new_v4();
     let mut failure = None;
-    let mut response = match handle(&app, &certificate, request, &mut writer, audit, &seen).await {
+    let (parts, body) = request.into_parts();
+    let request = Request::from_parts(parts, ());
+    let mut body = Some(body);
+    let mut response = match handle(&app, &certificate, request, &mut body, &mut writer, audit, &seen).await {
         Ok(response) => response,
         Err(error) => {
+            // It writes nothing: nobody is to wait for it.
+            drop(writer);
+            drain(body).await;
             failure = seen.lock().audit.is_some().then(|| (error.reason, error.message.clone()));
             error_response(&error)
         }
@@ -347,7 +358,8 @@ pub fn error_response(error: &ApiError) -> Response<Body> {
 async fn handle<B>(
     app: &Arc<App>,
     certificate: &PeerIdentity,
-    request: Request<B>,
+    request: Request<()>,
+    body: &mut Option<B>,
     writer: &mut Writer,
     audit_id: uuid::Uuid,
     seen: &Mutex<Seen>,
@@ -359,7 +371,7 @@ where
     let mut request = request;
     let upgrade =
         request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let (parts, ()) = request.into_parts();
     let options = Options::parse(parts.uri.query().unwrap_or(""))?;
     let route = Route::parse(&parts.method, parts.uri.path(), options.watch)?;
     if let (View::Own, Target::NonResource(path)) = (&route.view, &route.target)
@@ -422,7 +434,10 @@ where
     auth::authorize(app, &caller, tenant.as_ref(), &path, &options.field_selector)?;
     let kind = kind.ok_or_else(ApiError::no_such_path)?;
     let accept = Accept::parse(&parts.headers)?;
-    let body = if path.action.is_read() { Bytes::new() } else { writer.wait(app, read_body(body)).await? };
+    let body = match body.take() {
+        Some(body) if !path.action.is_read() => writer.wait(app, read_body(body)).await?,
+        _ => Bytes::new(),
+    };
     if let Some(record) = &mut seen.lock().audit {
         record.note_request(&parts.headers, &body);
     }
@@ -445,6 +460,19 @@ where
     let answer = rest::serve(call, body).await;
     drop(place);
     answer
+}
+
+/// Takes in the small body of a request that was refused without looking at it: a client that is still sending when the
+/// answer comes sees its stream reset, and some take that for the answer.
+async fn drain<B>(body: Option<B>)
+where
+    B: http_body::Body<Data = Bytes>,
+{
+    let small = |b: &B| !b.is_end_stream() && b.size_hint().upper().is_some_and(|n| n <= REFUSED_BODY_BYTES);
+    if let Some(body) = body.filter(small) {
+        // Whoever does not send what it announced has no claim to an orderly end.
+        let _ = tokio::time::timeout(REFUSED_BODY_TIMEOUT, body.collect()).await;
+    }
 }
 
 async fn read_body<B>(body: B) -> Result<Bytes, ApiError>
