@@ -97,6 +97,8 @@ pub(crate) async fn serve(
     let store = Store::open(Box::new(log), StoreOptions::default()).context("loading the store")?;
     let mut names = options.names.clone();
     names.push(options.listen.ip().to_string());
+    // Pods that find the server by their environment use the address.
+    names.push(KUBERNETES_SERVICE_IP.to_owned());
     let pki =
         Pki::open(&options.data.join("pki"), &names, Timestamp::now()).context("opening the certificates")?;
     let listener = TcpListener::bind(options.listen)
