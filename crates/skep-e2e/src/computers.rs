@@ -416,8 +416,8 @@ fn make_image(folder: &Path, data: &Path) {
     for name in ["bin", "tmp", "etc", "dev", "proc", "sys", "var", "w"] {
         fs::create_dir_all(root.join(name)).unwrap();
     }
-    fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
-    let applets = succeed(Command::new("/usr/bin/busybox").arg("--list"));
+    fs::copy(tool("busybox"), root.join("bin/busybox")).unwrap();
+    let applets = succeed(Command::new(tool("busybox")).arg("--list"));
     for applet in applets.lines().filter(|a| *a != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }

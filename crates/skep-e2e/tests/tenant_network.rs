@@ -13,8 +13,18 @@ use serde_json::{Value, json};
 use skep_e2e::Kubectl;
 use skep_e2e::computers::{Cloud, IMAGE, eventually, inside};
 
+/// What the tests look with, inside machines' namespaces.
+const PROGRAMS: [&str; 4] = ["nft", "ip", "busybox", "curl"];
+
 fn possible() -> bool {
-    match skep_e2e::agent::impossible() {
+    let there = |program: &&str| {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders).any(|folder| folder.join(program).exists())
+    };
+    let missing = PROGRAMS.iter().find(|p| !there(p));
+    match skep_e2e::agent::impossible()
+        .or(missing.map(|p| format!("there is no {p}; `make tools` installs it")))
+    {
         Some(why) => {
             eprintln!("SKIPPED: {why}");
             false
