@@ -17,7 +17,7 @@ down:
 build:
 	$(CARGO) build --release --package skep
 
-# Installs the clients that the whole-system tests use (kubectl, the Python client) into target/tools.
+# Installs what the whole-system tests use: clients into target/tools; as root on Debian, missing programs too.
 tools:
 	./scripts/test-tools.sh
 
