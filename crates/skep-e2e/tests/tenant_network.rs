@@ -174,8 +174,12 @@ fn pods_services_and_names_of_a_tenant() {
         let pods = shop.sh("two", &words).unwrap();
         assert!(pods.contains("pod/one") && pods.contains("pod/near"), "{server}: {pods}");
     }
+    // A node port, at the address of a node that the endpoint is not on.
+    let port = shop.run(&["get", "service", "outward", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
     let node = one["status"]["hostIP"].as_str().unwrap();
     assert!(node.starts_with("10.6"), "a node has an address of the network: {node}");
+    assert_eq!(hears(&shop, "near", &format!("http://{node}:{port}")), "two");
+    assert_eq!(hears(&shop, "one", &format!("http://{node}:{port}")), "two");
     // An endpoint that goes leaves its service, its name and its port.
     shop.run(&["delete", "pod", "one", "--wait"]);
     eventually("the port goes with the pod", || match shop.attempt(&["get", "port", "one"]) {

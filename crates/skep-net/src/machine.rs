@@ -12,6 +12,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::link::{Bridge, BridgePort, Link, LinkStats, MacAddr, Net, Peer};
 use crate::netlink::{Error, Result, unless_exists};
+use crate::nft::{
+    BaseChain, Batch, ChainKind, Cmp, Expr, Family, Hook, MetaKey, Nft, PayloadBase, Reg, Table,
+};
 use crate::ns::{Namespace, sysctl};
 use crate::route::{Forward, Neighbour, Route};
 
@@ -21,6 +24,9 @@ pub const POD_INTERFACE: &str = "eth0";
 const POD_PREFIX: &str = "pod";
 /// Names of interfaces end here, at fifteen characters: three of the prefix and 48 bits.
 const POD_HASH_BITS: u32 = 48;
+
+/// What the machine says under its own addresses.
+const VOICE: Table = Table { family: Family::Netdev, name: "skep-uplink" };
 
 /// What a machine's network is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +114,7 @@ impl MachineNetwork {
                 net.set_master(uplink.index, bridge.index)?;
             }
             net.set_up(uplink.index)?;
+            Nft::open(&namespace)?.commit(own_voice(&config, &uplink.name))?;
         }
         if bridge.mtu != config.mtu {
             net.set_mtu(bridge.index, config.mtu)?;
@@ -280,6 +287,36 @@ pub fn pod_interface(id: &str) -> String {
     let hash =
         id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     format!("{POD_PREFIX}{:012x}", hash & ((1 << POD_HASH_BITS) - 1))
+}
+
+/// What leaves the machine under one of its own addresses leaves with its own Ethernet address. A pod's connection to a
+/// node port is led on under the node's address; the kernel bridges such a packet as it came, from the pod, and the port's
+/// filter outside would rightly take it for forged.
+fn own_voice(config: &MachineConfig, uplink: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.delete_table(VOICE);
+    batch.add_table(VOICE);
+    let device = Some(uplink);
+    let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Egress, priority: 0, drop: false, device };
+    batch.add_base_chain(VOICE, "egress", &base);
+    for address in &config.addresses {
+        let (protocol, offset, bytes) = match address.addr() {
+            IpAddr::V4(ip) => ([0x08, 0x00], 12, ip.octets().to_vec()),
+            IpAddr::V6(ip) => ([0x86, 0xdd], 8, ip.octets().to_vec()),
+        };
+        let len = bytes.len() as u32;
+        let rule = [
+            Expr::Meta { key: MetaKey::Protocol, to: Reg(0) },
+            Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &protocol },
+            Expr::Payload { base: PayloadBase::Network, offset, len, to: Reg(0) },
+            Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &bytes },
+            Expr::Immediate { to: Reg(0), value: &config.mac.0 },
+            // The Ethernet header's source.
+            Expr::PayloadSet { base: PayloadBase::Link, offset: 6, len: 6, from: Reg(0) },
+        ];
+        batch.add_rule(VOICE, "egress", &rule);
+    }
+    batch
 }
 
 /// Everywhere, through one of us.

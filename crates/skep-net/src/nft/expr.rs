@@ -110,6 +110,8 @@ pub enum Expr<'a> {
     MetaSet { key: MetaKey, from: Reg },
     /// Reads bytes of the packet.
     Payload { base: PayloadBase, offset: u32, len: u32, to: Reg },
+    /// Writes bytes of the packet; no checksum is corrected.
+    PayloadSet { base: PayloadBase, offset: u32, len: u32, from: Reg },
     /// Reads what connection tracking knows.
     Ct { key: CtKey, to: Reg },
     /// Compares.
@@ -168,6 +170,12 @@ impl Expr<'_> {
             }),
             Expr::Payload { base, offset, len, to } => of("payload", &|m| {
                 m.be32(NFTA_PAYLOAD_DREG, to.number())
+                    .be32(NFTA_PAYLOAD_BASE, *base as u32)
+                    .be32(NFTA_PAYLOAD_OFFSET, *offset)
+                    .be32(NFTA_PAYLOAD_LEN, *len);
+            }),
+            Expr::PayloadSet { base, offset, len, from } => of("payload", &|m| {
+                m.be32(NFTA_PAYLOAD_SREG, from.number())
                     .be32(NFTA_PAYLOAD_BASE, *base as u32)
                     .be32(NFTA_PAYLOAD_OFFSET, *offset)
                     .be32(NFTA_PAYLOAD_LEN, *len);
