@@ -1,18 +1,20 @@
 # Two commands do everything: `make up` and `make test`.
 CARGO ?= cargo
-DATA  ?= $(HOME)/.local/share/skep
-LISTEN ?= 127.0.0.1:6443
+# Where data goes and what is listened on, if not where `skep up` does by itself: make up DATA=/srv/skep LISTEN=0.0.0.0:6443
+DATA ?=
+LISTEN ?=
+PREFIX ?= /usr/local
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: up down build test bench check fmt tools
+.PHONY: up down build test bench check fmt tools dist install uninstall
 
-# Builds everything and starts it on this computer, with its data in $(DATA).
+# Builds everything and starts it on this computer.
 up: build
-	./target/release/skep up --data $(DATA) --listen $(LISTEN)
+	./target/release/skep up $(if $(DATA),--data $(DATA)) $(if $(LISTEN),--listen $(LISTEN))
 
 # Stops it. Nothing is lost.
 down:
-	./target/release/skep down --data $(DATA)
+	./target/release/skep down $(if $(DATA),--data $(DATA))
 
 build:
 	$(CARGO) build --release --package skep
@@ -41,3 +43,16 @@ fmt:
 
 bench:
 	$(CARGO) run --release --package skep-auth --example decisions
+
+# A release: target/dist/skep-VERSION-MACHINE-linux.tar.gz and its checksum.
+dist: build
+	./scripts/dist.sh target/release/skep target/dist
+
+# Installs that release on this computer, and takes it away again (data stays).
+install: dist
+	rm -rf target/dist/unpacked && mkdir -p target/dist/unpacked
+	tar xzf target/dist/skep-*.tar.gz -C target/dist/unpacked --strip-components 1
+	PREFIX=$(PREFIX) sh target/dist/unpacked/install.sh
+
+uninstall:
+	PREFIX=$(PREFIX) sh packaging/uninstall.sh

@@ -36,7 +36,9 @@ async fn it_starts_says_what_it_does_and_keeps_what_it_has() {
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}});
     cloud.client().create::<Value>(&map, &object).await.unwrap();
     let status = text(&cloud.skep(&["status"]));
-    assert!(status.contains(&cloud.listen) && status.contains("tenants          1"), "{status}");
+    assert!(status.contains(&cloud.listen) && status.contains("tenants         1\n"), "{status}");
+    let status: Value = serde_json::from_slice(&cloud.skep(&["status", "-o", "json"]).stdout).unwrap();
+    assert!(status["tenants"] == 1 && status["registry"].is_string(), "{status}");
     cloud.down(&[]);
     assert!(!cloud.skep(&["status"]).status.success(), "nothing runs");
     cloud.up();
@@ -156,9 +158,28 @@ async fn the_demo_runs_proves_that_tenants_are_apart_and_goes() {
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("neither can reach the other") && !said.contains("WRONG"), "{said}");
-    for tenant in ["demo-blue", "demo-green"] {
-        assert!(said.contains(&format!("answers: This is {tenant}'s shop.")), "{said}");
+    let shop =
+        |tenant: &str| format!("This is {tenant}'s shop. {tenant}'s API says: {tenant}'s store has 3 visits");
+    for (tenant, other, others) in
+        [("demo-blue", "demo-green", "10.66.1.2"), ("demo-green", "demo-blue", "10.66.1.1")]
+    {
+        let (_, inside) = said.split_once(&format!("From inside {tenant}:\n")).unwrap();
+        let inside: String = inside.lines().take_while(|l| l.starts_with("    ok: ")).collect();
+        // By the same name and the same address, each gets its own.
+        for own in ["http://web/", "http://10.66.1.80:8080/"] {
+            assert!(inside.contains(&format!("{own} answers: {}", shop(tenant))), "{said}");
+        }
+        for foreign in [format!("http://vault-of-{other}/visits"), format!("http://{others}:8080/visits")] {
+            assert!(inside.contains(&format!("nobody answers at {foreign}")), "{said}");
+        }
+        let survived =
+            format!("{tenant}: the store's pod was deleted; the next one still knows all 3 visits");
+        assert!(said.contains(&survived), "{said}");
     }
+    // Again over what is there: the store goes on counting.
+    let again = cloud.skep(&["demo"]);
+    assert!(again.status.success(), "{}", text(&again));
+    assert!(text(&again).contains("still knows all 6 visits"), "{}", text(&again));
     let removed = cloud.skep(&["demo", "--remove"]);
     assert!(removed.status.success(), "{}", text(&removed));
     let tenants = text(&cloud.skep(&["tenant", "list", "-o", "name"]));

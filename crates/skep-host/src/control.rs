@@ -30,6 +30,17 @@ const POOL_LABEL: &str = "compute.skep.io/node-pool";
 /// The label by which a node says of which flavour its machine is.
 const FLAVOR_LABEL: &str = "node.kubernetes.io/instance-type";
 
+/// The installation's own registry, from which machines pull with the certificates of their nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    /// What images call it.
+    pub(crate) name: String,
+    /// Where this host reaches it.
+    pub(crate) address: String,
+    /// The installation's authority, in PEM.
+    pub(crate) authorities_pem: String,
+}
+
 /// What does not change between machines.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -37,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) images: PathBuf,
     /// A file that says how registries are reached.
     pub(crate) registries: PathBuf,
+    /// The installation's own registry.
+    pub(crate) own_registry: Option<Registry>,
     /// What is started to pull, with what is pulled for whom behind it.
     pub(crate) launcher: Vec<OsString>,
     /// What the agent logs.
@@ -129,6 +142,7 @@ mod tests {
         let settings = Settings {
             images: "/nowhere".into(),
             registries: "/nowhere".into(),
+            own_registry: None,
             launcher: Vec::new(),
             log: "info".to_owned(),
         };

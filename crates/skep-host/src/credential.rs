@@ -98,6 +98,31 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&new, path)
 }
 
+/// The certificate and the key of the credential that lies at a path, in PEM.
+pub(crate) fn read(path: &Path) -> Result<(String, String), String> {
+    let text = std::fs::read(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
+    let kubeconfig: serde_json::Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+    let user = &kubeconfig["users"][0]["user"];
+    let part = |name: &str| {
+        let data = user[name].as_str().and_then(|t| STANDARD.decode(t).ok());
+        let text = data.and_then(|bytes| String::from_utf8(bytes).ok());
+        text.ok_or_else(|| format!("{} has no {name}", path.display()))
+    };
+    Ok((part("client-certificate-data")?, part("client-key-data")?))
+}
+
+/// Something in DER as PEM.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    // Base64 is ASCII: every place is between two characters.
+    let lines: Vec<&str> =
+        (0..text.len()).step_by(PEM_LINE).map(|at| &text[at..text.len().min(at + PEM_LINE)]).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+/// Characters of a line in PEM: the standard's.
+const PEM_LINE: usize = 64;
+
 /// When the credential that lies at a path is to be renewed; `None` when there is none, or none that can be read.
 pub(crate) fn renew_at(path: &Path) -> Option<Timestamp> {
     let text = std::fs::read(path).ok()?;
@@ -130,10 +155,18 @@ mod tests {
         params.not_before = rcgen::date_time_ymd(2026, 1, 1);
         params.not_after = rcgen::date_time_ymd(2026, 1, 3);
         let pem = params.self_signed(&key).unwrap().pem();
-        let json = json!({"users": [{"user": {"client-certificate-data": STANDARD.encode(pem)}}]});
+        let json = json!({"users": [{"user": {"client-certificate-data": STANDARD.encode(&pem)}}]});
         write_private(&path, json.to_string().as_bytes()).unwrap();
         assert_eq!(renew_at(&path), Some("2026-01-02T00:00:00Z".parse().unwrap()));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(read(&path).unwrap_err().contains("client-key-data"));
+        let json = json!({"users": [{"user": {
+            "client-certificate-data": STANDARD.encode(&pem), "client-key-data": STANDARD.encode("key")}}]});
+        write_private(&path, json.to_string().as_bytes()).unwrap();
+        assert_eq!(read(&path).unwrap(), (pem.clone(), "key".to_owned()));
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let again = super::pem("CERTIFICATE", &der);
+        assert_eq!(CertificateDer::from_pem_slice(again.as_bytes()).unwrap(), der);
         std::fs::write(&path, "half").unwrap();
         assert_eq!(renew_at(&path), None, "a new one is fetched");
     }

@@ -18,7 +18,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::capacity::{self, Capacity, Reserve};
-use crate::control::Settings;
+use crate::control::{Registry, Settings};
+use crate::credential::pem;
 use crate::images;
 use crate::machine::{self, Desired, Shared, set_condition};
 
@@ -52,6 +53,8 @@ pub struct Config {
     pub agent_log: String,
     /// A [`skep_runtime::images::RegistriesFile`]; `registries.json` in `data` if it is not given.
     pub registries: Option<PathBuf>,
+    /// The installation's own registry: what images call it, and where it is reached from here, each as `HOST:PORT`.
+    pub own_registry: Option<(String, String)>,
     /// Labels of the host: where it stands.
     pub labels: BTreeMap<String, String>,
     /// The address by which other hosts reach this one; found out if it is not given.
@@ -107,6 +110,13 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
     let id = host_id(&data).map_err(unusable)?;
     let access = Access::load(&config.kubeconfig)?;
     let server = (access.host.clone(), access.port);
+    // The registry's certificate is from the authority that the API server's is from.
+    let authorities_pem: String = access.ca.iter().map(|der| pem("CERTIFICATE", der)).collect();
+    let own_registry = config.own_registry.clone().map(|(name, address)| Registry {
+        name,
+        address,
+        authorities_pem: authorities_pem.clone(),
+    });
     let client = Client::connect(access, Route::Tcp, CONNECTIONS)?;
     let name = config.name.clone().unwrap_or_else(own_name);
     let driver: Arc<dyn Driver> =
@@ -133,8 +143,13 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
         },
     );
     let registries = config.registries.clone().unwrap_or_else(|| data.join("registries.json"));
-    let settings =
-        Settings { images, registries, launcher: config.launcher.clone(), log: config.agent_log.clone() };
+    let settings = Settings {
+        images,
+        registries,
+        own_registry,
+        launcher: config.launcher.clone(),
+        log: config.agent_log.clone(),
+    };
     let shared = Arc::new(Shared { client: client.clone(), driver, settings, network, server });
     let selection =
         Selection::all(Resource::of::<Machine>(), Tenants::All).fields(&format!("spec.hostName={name}"));

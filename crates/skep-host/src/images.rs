@@ -18,13 +18,16 @@ use serde::{Deserialize, Serialize};
 use skep_base::TenantName;
 use skep_machine::{Driver, MachineId};
 use skep_runtime::images::exchange::{Answer, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Request, User};
-use skep_runtime::images::{ImageStore, PullRequest, Reference, RegistriesFile, Scope, UnpackLimits, View};
+use skep_runtime::images::{
+    ImageStore, OwnRegistry, PullRequest, Reference, RegistriesFile, Scope, UnpackLimits, View,
+};
 use skep_runtime::{Capability, ErrorKind};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::control::{KUBECONFIG, Registry};
 use crate::machine::Shared;
 
 /// The word behind the launcher with which this program pulls one image.
@@ -62,6 +65,9 @@ struct Server {
     driver: Arc<dyn Driver>,
     launcher: Vec<OsString>,
     registries: PathBuf,
+    /// The installation's own registry, and the file with the credential that is shown there: the machine's node's.
+    own: Option<Registry>,
+    kubeconfig: PathBuf,
     pool: PathBuf,
     pulls: Semaphore,
 }
@@ -89,6 +95,8 @@ impl Images {
             store: ImageStore::open(&settings.images, UnpackLimits::default())
                 .map_err(|e| other(e.full()))?,
             view: Mutex::new(View::open(driver.images_dir(id)).map_err(|e| other(e.full()))?),
+            kubeconfig: driver.control_dir(id).join(KUBECONFIG),
+            own: settings.own_registry.clone(),
             driver,
             launcher: settings.launcher.clone(),
             registries: settings.registries.clone(),
@@ -178,9 +186,14 @@ impl Server {
     async fn pull(&self, image: String, credentials: Vec<User>) -> Result<Answer, skep_runtime::Error> {
         let _place = self.pulls.acquire().await;
         tracing::info!(machine = %self.id, image, "pulling for a machine");
+        let own = match (&self.own, image.parse::<Reference>()) {
+            (Some(own), Ok(name)) if name.registry == own.name => Some(self.own(own)?),
+            _ => None,
+        };
         let job = Job {
             store: self.pool.clone(),
             registries: self.registries.clone(),
+            own,
             scope: self.scope.name().to_owned(),
             image: image.clone(),
             credentials,
@@ -193,6 +206,24 @@ impl Server {
             Answer::Here => self.find(&image, false).await,
             answer => Ok(answer),
         }
+    }
+
+    /// The installation's own registry as this machine's node meets it. Read each time: the credential is renewed.
+    fn own(&self, registry: &Registry) -> Result<Own, skep_runtime::Error> {
+        let none = |why: String| {
+            skep_runtime::Error::new(
+                ErrorKind::Failed,
+                format!("the machine has no credential for the registry {}: {why}", registry.name),
+            )
+        };
+        let (certificate_pem, key_pem) = crate::credential::read(&self.kubeconfig).map_err(none)?;
+        Ok(Own {
+            name: registry.name.clone(),
+            address: registry.address.clone(),
+            authorities_pem: registry.authorities_pem.clone(),
+            certificate_pem,
+            key_pem,
+        })
     }
 
     /// Runs a pull as a process under the machine's limits.
@@ -246,9 +277,33 @@ impl Server {
 struct Job {
     store: PathBuf,
     registries: PathBuf,
+    /// Set when it is the installation's own that is asked: no other pull gets the node's key.
+    own: Option<Own>,
     scope: String,
     image: String,
     credentials: Vec<User>,
+}
+
+/// An [`OwnRegistry`] on its way to a pulling process.
+#[derive(Serialize, Deserialize)]
+struct Own {
+    name: String,
+    address: String,
+    authorities_pem: String,
+    certificate_pem: String,
+    key_pem: String,
+}
+
+impl From<Own> for OwnRegistry {
+    fn from(own: Own) -> OwnRegistry {
+        OwnRegistry {
+            name: own.name,
+            address: own.address,
+            authorities_pem: own.authorities_pem.into_bytes(),
+            certificate_pem: own.certificate_pem.into_bytes(),
+            key_pem: own.key_pem.into_bytes(),
+        }
+    }
 }
 
 /// What a pull needs of root: giving unpacked files their owners and modes, also where those shut it out.
@@ -273,7 +328,8 @@ fn pull() -> Result<(), skep_runtime::Error> {
     let mut text = Vec::new();
     std::io::stdin().read_to_end(&mut text).map_err(failed)?;
     let job: Job = serde_json::from_slice(&text).map_err(|e| failed(e.into()))?;
-    let registries = RegistriesFile::read(&job.registries)?.registries()?;
+    let mut registries = RegistriesFile::read(&job.registries)?.registries()?;
+    registries.own = job.own.map(|own| Arc::new(own.into()));
     skep_runtime::renounce(&PULL_CAPABILITIES)?;
     let store = ImageStore::open(&job.store, UnpackLimits::default())?;
     let request = PullRequest {

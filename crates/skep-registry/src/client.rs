@@ -115,6 +115,10 @@ pub struct Options {
     pub credentials: Option<(String, String)>,
     /// Authorities in PEM, besides the system's.
     pub authorities_pem: Vec<u8>,
+    /// Further authorities.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// Trust those authorities only, and not the system's.
+    pub only_authorities: bool,
     /// A client certificate and its key.
     pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
@@ -128,6 +132,18 @@ pub enum Content {
     Bytes(Bytes, String),
     /// A file's content.
     File(PathBuf),
+    /// A file's content, and who hears how much of it is sent.
+    Watched(PathBuf, Hears),
+}
+
+/// Hears how many more bytes were sent.
+#[derive(Clone)]
+pub struct Hears(pub Arc<dyn Fn(u64) + Send + Sync>);
+
+impl std::fmt::Debug for Hears {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hears")
+    }
 }
 
 /// A client of one registry.
@@ -174,7 +190,7 @@ fn challenge(headers: &HeaderMap) -> Option<Challenge> {
 fn tls(host: &str, options: &mut Options) -> Result<TlsConnector, ClientError> {
     let bad = |why: String| ClientError::Tls { host: host.to_owned(), why };
     let mut roots = rustls::RootCertStore::empty();
-    for path in SYSTEM_AUTHORITIES {
+    for path in SYSTEM_AUTHORITIES.into_iter().filter(|_| !options.only_authorities) {
         if let Ok(pem) = std::fs::read(path) {
             roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
             break;
@@ -182,6 +198,9 @@ fn tls(host: &str, options: &mut Options) -> Result<TlsConnector, ClientError> {
     }
     for certificate in CertificateDer::pem_slice_iter(&options.authorities_pem) {
         let certificate = certificate.map_err(|e| bad(e.to_string()))?;
+        roots.add(certificate).map_err(|e| bad(e.to_string()))?;
+    }
+    for certificate in std::mem::take(&mut options.authorities) {
         roots.add(certificate).map_err(|e| bad(e.to_string()))?;
     }
     let builder =
@@ -270,13 +289,24 @@ impl Client {
                 request = request.header(CONTENT_TYPE, media_type).header(CONTENT_LENGTH, bytes.len());
                 Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync()
             }
-            Content::File(path) => {
+            Content::File(path) | Content::Watched(path, _) => {
                 let at = |source| ClientError::File { path: path.clone(), source };
                 let file = std::fs::File::open(path).map_err(at)?;
                 let length = file.metadata().map_err(at)?.len();
                 request =
                     request.header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, length);
-                crate::http::file_body(file, 0, length).map_err(at)?
+                let body = crate::http::file_body(file, 0, length).map_err(at)?;
+                match content {
+                    Content::Watched(_, hears) => {
+                        let hears = hears.clone();
+                        body.map_frame(move |frame| {
+                            (hears.0)(frame.data_ref().map_or(0, |d| d.len() as u64));
+                            frame
+                        })
+                        .boxed_unsync()
+                    }
+                    _ => body,
+                }
             }
         };
         let mut request = request.body(body).map_err(|e| self.unreachable(e))?;
@@ -291,7 +321,7 @@ impl Client {
         // A body that is long takes its time to send.
         let exchange = Box::pin(self.exchange(uri, request));
         match content {
-            Content::File(_) => exchange.await,
+            Content::File(_) | Content::Watched(..) => exchange.await,
             _ => self.in_time(SILENCE_TIMEOUT, exchange).await?,
         }
     }
@@ -425,6 +455,15 @@ impl Client {
             status,
             said: said.unwrap_or_else(|| status.canonical_reason().unwrap_or("").to_owned()),
         })
+    }
+
+    /// Whether the registry is there and lets this client in.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn check(&self) -> Result<(), ClientError> {
+        let response = self.send(Method::GET, "/v2/", "", HeaderMap::new(), Content::Nothing).await?;
+        self.good_bytes(response, "whether one may come in").await.map(|_| ())
     }
 
     fn manifest_headers() -> HeaderMap {
@@ -610,6 +649,19 @@ impl Client {
         digest: &Digest,
         file: PathBuf,
     ) -> Result<bool, ClientError> {
+        self.push_content(repository, digest, Content::File(file)).await
+    }
+
+    /// The same with any content.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn push_content(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        content: Content,
+    ) -> Result<bool, ClientError> {
         if self.blob_size(repository, digest).await?.is_some() {
             return Ok(false);
         }
@@ -620,7 +672,7 @@ impl Client {
         let location = location.ok_or_else(|| self.content("a place to send to"))?;
         let separator = if location.contains('?') { '&' } else { '?' };
         let path = format!("{location}{separator}digest={digest}");
-        let sent = self.send(Method::PUT, &path, repository, HeaderMap::new(), Content::File(file)).await?;
+        let sent = self.send(Method::PUT, &path, repository, HeaderMap::new(), content).await?;
         self.good_bytes(sent, &format!("{repository}@{digest}")).await?;
         Ok(true)
     }

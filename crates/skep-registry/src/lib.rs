@@ -1,7 +1,7 @@
 //! The image registry: OCI distribution 1.1 over a directory.
 //!
 //! **Job.** Serve pushes, pulls, tags, referrers, deletion and the catalogue of every tenant's repositories; collect what nothing refers to any
-//! more; be a pull-through mirror of registries outside.
+//! more; be a pull-through mirror of registries outside. As a client: push images that lie in files.
 //! **State.** A directory ([`storage`]): what was acknowledged is in it, so the process may be killed at any time. In memory: upload sessions'
 //! hashes, usage per tenant, who was let in within the last seconds.
 //! **Tasks.** One per connection, one per download of a mirror, one for collection.
@@ -17,9 +17,11 @@ pub mod digest;
 mod error;
 pub mod gate;
 mod http;
+pub mod layout;
 pub mod manifest;
 pub mod mirror;
 pub mod name;
+pub mod push;
 pub mod storage;
 mod tokens;
 

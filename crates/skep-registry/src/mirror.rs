@@ -115,7 +115,7 @@ impl Mirrors {
             let options = Options {
                 credentials: source.credentials.clone(),
                 authorities_pem: source.authorities_pem.clone(),
-                identity: None,
+                ..Options::default()
             };
             let client = Client::new(&source.address, options).map_err(|e| e.to_string())?;
             clients.insert(source.name.as_str().into(), Arc::new(client));

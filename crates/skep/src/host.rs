@@ -45,6 +45,10 @@ pub(crate) struct Options {
     /// `registries.json` in the data directory if it is not given.
     #[arg(long)]
     registries: Option<PathBuf>,
+    /// The cloud's own registry, from which machines pull without secrets: HOST:PORT as images call it, or NAME=HOST:PORT where this computer
+    /// reaches it elsewhere.
+    #[arg(long, value_parser = registry, value_name = "HOST:PORT")]
+    registry: Option<(String, String)>,
     /// End when the process that started this one does.
     #[arg(long, hide = true)]
     with_parent: bool,
@@ -54,6 +58,17 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// What images call a registry, and where it is.
+fn registry(text: &str) -> Result<(String, String), String> {
+    let (name, address) = text.split_once('=').unwrap_or((text, text));
+    let good =
+        |part: &str| part.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok());
+    match good(name) && good(address) {
+        true => Ok((name.to_owned(), address.to_owned())),
+        false => Err("write HOST:PORT, or NAME:PORT=HOST:PORT".to_owned()),
     }
 }
 
@@ -116,6 +131,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         launcher: launcher()?,
         agent_log: options.agent_log,
         registries: options.registries,
+        own_registry: options.registry,
         labels: options.labels.into_iter().collect::<BTreeMap<_, _>>(),
         address: options.address,
         vxlan_port: options.vxlan_port,
@@ -145,4 +161,19 @@ fn end_with_parent() -> anyhow::Result<()> {
         bail!("the process that started this one is gone");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_has_a_name_and_an_address() {
+        let pair = |a: &str, b: &str| Ok((a.to_owned(), b.to_owned()));
+        assert_eq!(registry("127.0.0.1:5000"), pair("127.0.0.1:5000", "127.0.0.1:5000"));
+        assert_eq!(registry("reg.example:5000=10.0.0.1:5000"), pair("reg.example:5000", "10.0.0.1:5000"));
+        for bad in ["reg.example", ":5000", "a:b", "a:1=b"] {
+            assert!(registry(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -6,12 +6,18 @@
 mod agent;
 mod apiserver;
 mod audit;
+mod config;
 mod control_plane;
 mod controllers;
 mod demo;
+mod examples;
+mod exit;
 mod health;
 mod host;
 mod image;
+mod operator;
+mod output;
+mod progress;
 mod registry;
 mod sample;
 mod scheduler;
@@ -35,6 +41,9 @@ struct Cli {
     /// What is logged, as a filter such as `info` or `skep_store=debug,info`.
     #[arg(long, global = true, env = "SKEP_LOG", default_value = "info,skep::access=warn")]
     log: String,
+    /// The configuration file; without it what SKEP_CONFIG names, or ~/.config/skep/config.toml (not for root), or /etc/skep/config.toml.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,25 +59,27 @@ enum Command {
     /// Runs the controllers of a cluster whose API server is elsewhere; of several such processes one works.
     Controllers(controllers::Options),
     /// Prints what makes a shell complete this program's commands and options.
-    ///
-    /// Example: skep completion bash > /etc/bash_completion.d/skep
     Completion {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+    /// Shows what is configured and why, and what can be.
+    Config(config::Options),
     /// Deploys a sample into two tenants, and proves that they are apart.
     Demo(demo::Options),
     /// Looks whether this computer can run everything, and says how to mend what is missing.
     Doctor(up::DoctorOptions),
     /// Stops everything that `skep up` started.
     Down(up::DownOptions),
+    /// Prints what makes a shell's later commands mean this cloud.
+    Env(operator::EnvOptions),
     /// Runs the host daemon: makes machines of tenants on this computer.
     Host(host::Options),
     /// Shows what runs.
     Status(up::StatusOptions),
     /// Makes, lists and deletes tenants.
     Tenant(tenant::Options),
-    /// Loads and lists the images of this machine.
+    /// Loads, lists and pushes images.
     Image(image::Options),
     /// Runs the image registry by itself; `skep up` has one already.
     Registry(registry::Options),
@@ -94,11 +105,26 @@ fn is_plugin() -> bool {
     name.as_deref().and_then(|n| n.file_name()).is_some_and(|n| n == PLUGIN)
 }
 
+/// The whole command line, before a configuration file has its say.
+fn command_line() -> clap::Command {
+    examples::attach(config::prepare(Cli::command()))
+}
+
 fn main() -> std::process::ExitCode {
     if let Some(code) = shim::if_asked().or_else(host::if_asked) {
         return code;
     }
-    let mut command = Cli::command();
+    let prepared = command_line();
+    let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    let file = match config::File::find(&prepared, &args) {
+        Ok(file) => file,
+        Err(error) => {
+            eprintln!("skep: {error}");
+            return exit::Code::Usage.into();
+        }
+    };
+    config::remember(&file);
+    let mut command = file.apply(prepared.clone());
     if is_plugin() {
         // As it is typed: `kubectl skep …`.
         command = command.bin_name("kubectl skep");
@@ -111,10 +137,10 @@ fn main() -> std::process::ExitCode {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("skep: --log {:?} is not a filter: {error}", cli.log);
-            return std::process::ExitCode::from(2);
+            return exit::Code::Usage.into();
         }
     };
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let ansi = output::colours_on_stderr();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Agent(options) => agent::run(options),
@@ -124,17 +150,15 @@ fn main() -> std::process::ExitCode {
         Command::Completion { shell } => {
             let name = if is_plugin() { PLUGIN } else { "skep" };
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), name, &mut text);
-            match std::io::Write::write_all(&mut std::io::stdout(), &text) {
-                // A reader that has seen enough.
-                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-                result => result.map_err(anyhow::Error::from),
-            }
+            clap_complete::generate(shell, &mut command_line(), name, &mut text);
+            output::print(&String::from_utf8_lossy(&text))
         }
+        Command::Config(options) => config::run(options, &prepared, &file),
         Command::Demo(options) => demo::run(options),
         Command::Sample(options) => sample::run(options),
         Command::Doctor(options) => up::doctor(options),
         Command::Down(options) => up::down(options),
+        Command::Env(options) => operator::env(&options),
         Command::Host(options) => host::run(options),
         Command::Status(options) => up::status(options),
         Command::Tenant(options) => tenant::run(options),
@@ -148,8 +172,11 @@ fn main() -> std::process::ExitCode {
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("skep: {error:#}");
-            std::process::ExitCode::FAILURE
+            eprintln!("skep: {}", exit::story(&error));
+            if let Some(remedy) = exit::remedy(&error) {
+                eprintln!("      {remedy}");
+            }
+            exit::code(&error).into()
         }
     }
 }
@@ -161,5 +188,6 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         super::Cli::command().debug_assert();
+        super::command_line().debug_assert();
     }
 }

@@ -18,7 +18,6 @@ use skep_registry::gate::{ApiGate, Gate, UserGate};
 use skep_registry::mirror::Source;
 use skep_registry::storage::Storage;
 use skep_registry::{Config, Registry, Tls};
-use skep_runtime::images::RegistriesFile;
 use tokio::net::TcpListener;
 
 use crate::apiserver::{Running, default_data};
@@ -28,6 +27,12 @@ use crate::signals::{Shutdown, ended};
 const DIRECTORY: &str = "registry";
 /// The file in it that says where the registry of `skep up` listens.
 const ADDRESS: &str = "address";
+
+/// Where the registry of a data directory's cloud was last seen, as images call it.
+pub(crate) fn address(data: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(data.join(DIRECTORY).join(ADDRESS)).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
 
 /// What `skep registry` and `skep up` have in common.
 #[derive(Debug, Clone, clap::Args)]
@@ -67,8 +72,6 @@ impl Common {
 /// Runs the image registry by itself.
 ///
 /// Its users are those of the cluster that the kubeconfig leads to, or those of a file.
-///
-/// Example: skep registry --kubeconfig /var/lib/skep/admin.kubeconfig --pki /var/lib/skep/pki --listen 0.0.0.0:5000
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Where images lie, in the folder `registry`; made if needed.
@@ -204,7 +207,18 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("listening on {address} for images; choose another address with --registry-listen (or --listen of `skep registry`)"))
 }
 
-/// The registry beside an API server, with its certificate and its tenants.
+/// How machines of this computer call and reach a registry that listens at an address: `(name, address)`. One that listens everywhere is called by
+/// the first name that the server was given.
+fn as_seen(bound: SocketAddr, names: &[String]) -> (String, String) {
+    if !bound.ip().is_unspecified() {
+        return (bound.to_string(), bound.to_string());
+    }
+    let loopback = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), bound.port()).to_string();
+    let name = names.first().map_or_else(|| loopback.clone(), |name| format!("{name}:{}", bound.port()));
+    (name, loopback)
+}
+
+/// The registry beside an API server, with its certificate and its tenants; and how machines here call and reach it.
 ///
 /// # Errors
 /// What keeps it from starting.
@@ -213,8 +227,9 @@ pub(crate) fn beside(
     down: &Shutdown,
     data: &Path,
     address: SocketAddr,
+    names: &[String],
     common: &Common,
-) -> anyhow::Result<Running> {
+) -> anyhow::Result<(Running, (String, String))> {
     let storage = Storage::open(&data.join(DIRECTORY))?;
     let gate = ApiGate::new(system_client(app, "system:registry"));
     let config = common.config(Some(cluster_tls(app.pki.clone())))?;
@@ -225,34 +240,30 @@ pub(crate) fn beside(
         format!("listening on {address} for images; choose another address with --registry-listen")
     })?;
     let bound = listener.local_addr().context("reading the registry's address")?;
-    std::fs::write(data.join(DIRECTORY).join(ADDRESS), bound.to_string())
+    let seen = as_seen(bound, names);
+    std::fs::write(data.join(DIRECTORY).join(ADDRESS), &seen.0)
         .context("writing down the registry's address")?;
-    tell_hosts(data, bound)?;
     listener.set_nonblocking(true).context("preparing the registry's socket")?;
     let listener = TcpListener::from_std(listener).context("preparing the registry's socket")?;
-    Ok(Box::pin(async move {
+    let running: Running = Box::pin(async move {
         registry.serve(listener, ended(down)).await;
-    }))
+    });
+    Ok((running, seen))
 }
 
-/// Lets pods of this computer's machines pull from here: hosts refuse private addresses and unknown authorities. What the operator has written
-/// down is left as it is.
-fn tell_hosts(data: &Path, address: SocketAddr) -> anyhow::Result<()> {
-    let path = data.join("registries.json");
-    let file = RegistriesFile {
-        private: [address.to_string()].into(),
-        authorities_file: Some(data.join("pki/ca.crt")),
-        ..RegistriesFile::default()
-    };
-    let ours = data.join(DIRECTORY).join("registries.json");
-    let text = serde_json::to_string_pretty(&file).context("describing the registry")?;
-    let (old, said) = (std::fs::read_to_string(&path).ok(), std::fs::read_to_string(&ours).ok());
-    if old.is_some() && old != said {
-        tracing::info!(path = %path.display(), "it was changed, and is left as it is");
-        return Ok(());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_call_the_registry_by_where_it_listens() {
+        let seen = |bound: &str, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            as_seen(bound.parse().unwrap(), &names)
+        };
+        let pair = |name: &str, address: &str| (name.to_owned(), address.to_owned());
+        assert_eq!(seen("10.0.0.1:5000", &["x"]), pair("10.0.0.1:5000", "10.0.0.1:5000"));
+        assert_eq!(seen("0.0.0.0:5000", &["reg.example"]), pair("reg.example:5000", "127.0.0.1:5000"));
+        assert_eq!(seen("[::]:5000", &[]), pair("127.0.0.1:5000", "127.0.0.1:5000"));
     }
-    for path in [&ours, &path] {
-        std::fs::write(path, &text).with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(())
 }

@@ -66,6 +66,12 @@ enum Part {
         /// The answer of this address must contain a text: URL=TEXT.
         #[arg(long)]
         expect: Vec<String>,
+        /// Say what this address answers.
+        #[arg(long)]
+        show: Vec<Uri>,
+        /// Nobody may answer at this address.
+        #[arg(long)]
+        silent: Vec<Uri>,
         /// This address must not give an answer that contains a text: URL=TEXT. No answer at all is as good.
         #[arg(long)]
         never: Vec<String>,
@@ -97,7 +103,9 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async move {
         match options.part {
-            Part::Client { post, expect, never } => client(&post, &expect, &never).await,
+            Part::Client { post, expect, never, show, silent } => {
+                client(&Wishes { post, expect, never, show, silent }).await
+            }
             Part::Web { common, api } => serve(common.listen, Work::Web { owner: common.owner, api }).await,
             Part::Api { common, store } => {
                 serve(common.listen, Work::Api { owner: common.owner, store }).await
@@ -244,7 +252,18 @@ async fn patiently(method: Method, uri: &Uri) -> anyhow::Result<String> {
     }
 }
 
-async fn client(post: &[String], expect: &[String], never: &[String]) -> anyhow::Result<()> {
+/// What the client is to try.
+#[derive(Default)]
+struct Wishes {
+    post: Vec<String>,
+    expect: Vec<String>,
+    never: Vec<String>,
+    show: Vec<Uri>,
+    silent: Vec<Uri>,
+}
+
+async fn client(wishes: &Wishes) -> anyhow::Result<()> {
+    let Wishes { post, expect, never, show, silent } = wishes;
     let mut wrong = 0;
     for text in post {
         let (uri, times) = pair(text)?;
@@ -252,6 +271,10 @@ async fn client(post: &[String], expect: &[String], never: &[String]) -> anyhow:
             patiently(Method::POST, &uri).await.with_context(|| format!("POST {uri}"))?;
         }
         println!("ok: {uri} was visited {times} times");
+    }
+    for uri in show {
+        let said = patiently(Method::GET, uri).await.with_context(|| format!("GET {uri}"))?;
+        println!("ok: {uri} answers: {}", said.trim());
     }
     for text in expect {
         let (uri, wanted) = pair(text)?;
@@ -277,6 +300,15 @@ async fn client(post: &[String], expect: &[String], never: &[String]) -> anyhow:
             // Tenants' addresses may be the same: it is the own one that answers.
             Ok(said) => println!("ok: at {uri} is something of one's own: {}", said.trim()),
             Err(error) => println!("ok: {uri} cannot be reached: {error:#}"),
+        }
+    }
+    for uri in silent {
+        match ask(Method::GET, uri).await {
+            Ok(said) => {
+                wrong += 1;
+                println!("WRONG: {uri} answers: {}", said.trim());
+            }
+            Err(error) => println!("ok: nobody answers at {uri}: {error:#}"),
         }
     }
     if wrong > 0 {
@@ -305,12 +337,18 @@ mod tests {
         let api = part(Work::Api { owner: owner(), store }).await;
         let web = part(Work::Web { owner: owner(), api }).await.to_string();
         let web = web.trim_end_matches('/');
-        client(&[format!("{web}/={}", 3)], &[format!("{web}/=3 visits")], &[format!("{web}/=green")])
-            .await
-            .unwrap();
+        let all = |list: &[&str]| list.iter().map(|text| format!("{web}/={text}")).collect::<Vec<_>>();
+        let wishes = Wishes {
+            post: all(&["3"]),
+            expect: all(&["3 visits"]),
+            never: all(&["green"]),
+            show: vec![web.parse().unwrap()],
+            silent: vec!["http://127.0.0.1:1/".parse().unwrap()],
+        };
+        client(&wishes).await.unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "3");
-        assert!(client(&[], &[format!("{web}/=green")], &[]).await.is_err());
-        assert!(client(&[], &[], &[format!("{web}/=blue")]).await.is_err());
-        client(&[], &[], &["http://127.0.0.1:1/=x".to_owned()]).await.unwrap();
+        assert!(client(&Wishes { expect: all(&["green"]), ..Wishes::default() }).await.is_err());
+        assert!(client(&Wishes { never: all(&["blue"]), ..Wishes::default() }).await.is_err());
+        assert!(client(&Wishes { silent: vec![web.parse().unwrap()], ..Wishes::default() }).await.is_err());
     }
 }

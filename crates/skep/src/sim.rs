@@ -1,12 +1,10 @@
 //! `skep sim`: simulated nodes.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use skep_base::TenantName;
-use skep_client::Client;
 
 /// Simulates parts of a cluster, for tests and measurements.
 #[derive(Debug, Args)]
@@ -18,8 +16,6 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Registers nodes and plays their kubelets: pods bound to them run, end and go, and nothing is executed.
-    ///
-    /// Example: skep sim nodes 1000 --tenant shop --kubeconfig admin.kubeconfig
     Nodes(Nodes),
 }
 
@@ -30,9 +26,8 @@ struct Nodes {
     /// Whose nodes; may be repeated. Without it, those of the credential's own tenant.
     #[arg(long = "tenant", value_parser = tenant)]
     tenants: Vec<TenantName>,
-    /// A credential for those tenants.
-    #[arg(long, env = "KUBECONFIG", default_value = "/var/lib/skep/admin.kubeconfig")]
-    kubeconfig: PathBuf,
+    #[command(flatten)]
+    operator: crate::operator::Operator,
     /// What names of nodes begin with.
     #[arg(long, default_value = "sim-")]
     prefix: String,
@@ -79,7 +74,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 }
 
 async fn simulate(nodes: Nodes) -> anyhow::Result<()> {
-    let client = Client::from_kubeconfig(&nodes.kubeconfig)?;
+    let client = nodes.operator.client()?;
     let mut options = skep_sim::Options::nodes(nodes.count);
     for (name, amount) in nodes.allocatable {
         options.allocatable.retain(|(n, _)| *n != name);

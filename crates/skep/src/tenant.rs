@@ -1,18 +1,19 @@
 //! `skep tenant`: tenants from the command line.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use anyhow::Context;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use skep_client::{Access, Client};
+use skep_client::Client;
+
+use crate::exit::{Code, code, failure};
+use crate::operator::Operator;
+use crate::output::{Format, Output, Table, show};
 
 /// Makes, lists and deletes tenants.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The operator's kubeconfig.
-    #[arg(long, global = true, env = "KUBECONFIG", default_value = "/var/lib/skep/admin.kubeconfig")]
-    kubeconfig: PathBuf,
+    #[command(flatten)]
+    operator: Operator,
     #[command(subcommand)]
     command: Command,
 }
@@ -20,8 +21,6 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Makes a tenant: a complete, empty Kubernetes cluster of its own.
-    ///
-    /// Example: skep tenant create shop --quota pods=100 --quota requests.cpu=20
     Create {
         /// The tenant's name: lower-case letters, digits and '-'.
         name: String,
@@ -35,23 +34,28 @@ enum Command {
         #[arg(long = "quota", value_parser = pair)]
         quota: Vec<(String, String)>,
     },
-    /// Deletes a tenant and everything in it.
+    /// Deletes tenants and everything in them.
     Delete {
-        /// The tenant's name.
-        name: String,
+        /// The tenants' names.
+        #[arg(required = true)]
+        names: Vec<String>,
         /// Do not wait until everything is gone.
         #[arg(long)]
         no_wait: bool,
     },
     /// Lists tenants.
     List {
-        /// How the list is shown.
-        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shows one tenant: its state, its share, its limits and what of them it uses.
+    Show {
+        /// The tenant's name.
+        name: String,
+        #[command(flatten)]
         output: Output,
     },
     /// Prints a kubeconfig with a new credential for a tenant.
-    ///
-    /// Example: skep tenant kubeconfig shop > shop.kubeconfig
     Kubeconfig {
         /// The tenant's name.
         name: String,
@@ -65,13 +69,6 @@ enum Command {
         #[arg(long, default_value_t = 365)]
         days: u32,
     },
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-    Name,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -97,13 +94,14 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async move {
-        let client = Client::new(Access::load(&options.kubeconfig)?)?;
+        let client = options.operator.client()?;
         match options.command {
             Command::Create { name, display_name, weight, quota } => {
                 create(&client, &name, display_name, weight, quota).await
             }
-            Command::Delete { name, no_wait } => delete(&client, &name, no_wait).await,
-            Command::List { output } => list(&client, output).await,
+            Command::Delete { names, no_wait } => delete_all(&client, &names, no_wait).await,
+            Command::List { output } => list(&client, output.output).await,
+            Command::Show { name, output } => show_one(&client, &name, output.output).await,
             Command::Kubeconfig { name, user, groups, days } => {
                 kubeconfig(&client, &name, &user, &groups, days).await
             }
@@ -131,8 +129,23 @@ async fn create(
     }
     let tenant = json!({"apiVersion": "tenancy.skep.io/v1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec});
     let _: Value = client.post(TENANTS, &tenant).await?;
-    println!("tenant {name} created");
-    Ok(())
+    crate::output::print(&format!("tenant {name} created\n"))
+}
+
+/// All that can be: one that is missing does not keep the others.
+async fn delete_all(client: &Client, names: &[String], no_wait: bool) -> anyhow::Result<()> {
+    let mut broken = Vec::new();
+    for name in names {
+        match delete(client, name, no_wait).await {
+            Ok(()) => {}
+            Err(error) if names.len() == 1 => return Err(error),
+            Err(error) => broken.push(error),
+        }
+    }
+    let Some(first) = broken.first() else { return Ok(()) };
+    let code = if broken.len() == names.len() { code(first) } else { Code::Partial };
+    let why: Vec<String> = broken.iter().map(|e| format!("{e:#}")).collect();
+    Err(failure(code, format!("{} of {} tenants: {}", broken.len(), names.len(), why.join("; "))))
 }
 
 async fn delete(client: &Client, name: &str, no_wait: bool) -> anyhow::Result<()> {
@@ -147,40 +160,68 @@ async fn delete(client: &Client, name: &str, no_wait: bool) -> anyhow::Result<()
             Err(e) if e.is_not_found() => break,
             Err(e) => return Err(e.into()),
             Ok(_) if begun.elapsed() > DELETE_TIMEOUT => {
-                bail!(
-                    "tenant {name} is still being deleted after {} s; its removal goes on",
-                    DELETE_TIMEOUT.as_secs()
-                )
+                return Err(failure(
+                    Code::Partial,
+                    format!(
+                        "tenant {name} is still being deleted after {} s; its removal goes on",
+                        DELETE_TIMEOUT.as_secs()
+                    ),
+                ));
             }
             Ok(_) => tokio::time::sleep(POLL).await,
         }
     }
-    println!("tenant {name} {}", if no_wait { "is being deleted" } else { "deleted" });
-    Ok(())
+    crate::output::print(&format!("tenant {name} {}\n", if no_wait { "is being deleted" } else { "deleted" }))
 }
 
-async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
+fn text<'a>(tenant: &'a Value, pointer: &str) -> &'a str {
+    tenant.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
     let tenants: Value = client.get(TENANTS).await?;
-    let items = tenants["items"].as_array().cloned().unwrap_or_default();
-    match output {
-        Output::Json => println!("{tenants:#}"),
-        Output::Name => {
-            items.iter().for_each(|t| println!("{}", t["metadata"]["name"].as_str().unwrap_or("")))
+    show(format, &tenants, || {
+        let mut table = Table::new(&["NAME", "PHASE", "WEIGHT", "CREATED"]);
+        for tenant in tenants["items"].as_array().into_iter().flatten() {
+            table.row([
+                text(tenant, "/metadata/name").to_owned(),
+                text(tenant, "/status/phase").to_owned(),
+                tenant["spec"]["weight"].as_u64().unwrap_or(100).to_string(),
+                text(tenant, "/metadata/creationTimestamp").to_owned(),
+            ]);
         }
-        Output::Table => {
-            println!("{:<32} {:<12} {:>6}  CREATED", "NAME", "PHASE", "WEIGHT");
-            for t in &items {
-                println!(
-                    "{:<32} {:<12} {:>6}  {}",
-                    t["metadata"]["name"].as_str().unwrap_or(""),
-                    t["status"]["phase"].as_str().unwrap_or(""),
-                    t["spec"]["weight"].as_u64().unwrap_or(100),
-                    t["metadata"]["creationTimestamp"].as_str().unwrap_or("")
-                );
-            }
-        }
+        table
+    })
+}
+
+async fn show_one(client: &Client, name: &str, format: Format) -> anyhow::Result<()> {
+    let tenant: Value = client.get(&format!("{TENANTS}/{name}")).await?;
+    if format == Format::Name {
+        return crate::output::print(&format!("{name}\n"));
     }
-    Ok(())
+    let usage = match client
+        .get::<Value>(&format!("/tenants/{name}/apis/tenancy.skep.io/v1/tenantusages/tenant"))
+        .await
+    {
+        Ok(usage) => usage,
+        // One without limits has none.
+        Err(e) if e.is_not_found() => Value::Null,
+        Err(e) => return Err(e.into()),
+    };
+    show(format, &tenant, || {
+        let mut table = Table::new(&["WHAT", "VALUE"]);
+        let mut row = |what: &str, value: String| table.row([what.to_owned(), value]);
+        row("name", name.to_owned());
+        row("display name", text(&tenant, "/spec/displayName").to_owned());
+        row("phase", text(&tenant, "/status/phase").to_owned());
+        row("weight", tenant["spec"]["weight"].as_u64().unwrap_or(100).to_string());
+        row("created", text(&tenant, "/metadata/creationTimestamp").to_owned());
+        for (key, limit) in tenant["spec"]["quota"].as_object().into_iter().flatten() {
+            let used = usage["status"]["used"][key].as_str().unwrap_or("0");
+            row(key, format!("{used} of {}", limit.as_str().unwrap_or_default()));
+        }
+        table
+    })
 }
 
 async fn kubeconfig(
@@ -194,6 +235,5 @@ async fn kubeconfig(
     let request = json!({"apiVersion": "tenancy.skep.io/v1", "kind": "TenantKubeconfig", "spec": spec});
     let answer: Value = client.post(&format!("{TENANTS}/{name}/kubeconfig"), &request).await?;
     let text = answer["status"]["kubeconfig"].as_str().context("the answer holds no kubeconfig")?;
-    print!("{text}");
-    Ok(())
+    crate::output::print(text)
 }

@@ -23,13 +23,15 @@ fn wrong_use_is_told_from_failure() {
     let empty = tempfile::tempdir().unwrap();
     let nothing = empty.path().join("nothing");
     let nothing = nothing.to_str().unwrap();
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["--version"], 0, env!("CARGO_PKG_VERSION")),
         (&[], 2, "Usage: skep"),
         (&["tenent"], 2, "'tenant'"),
         (&["tenant", "create"], 2, "<NAME>"),
         (&["--log", "a=b=c", "status"], 2, "is not a filter"),
-        (&["tenant", "list", "--kubeconfig", nothing], 1, nothing),
+        (&["tenant", "list", "--kubeconfig", nothing], 5, nothing),
+        (&["status", "--data", nothing], 5, "`skep up` starts it"),
+        (&["--config", nothing, "status"], 2, nothing),
         (&["apiserver", "--data", nothing, "--listen", "256.0.0.1:1"], 2, "--listen"),
     ];
     for (arguments, code, says) in cases {

@@ -39,7 +39,9 @@ use serde::{Deserialize, Serialize};
 use self::manifest::ConfigFile;
 pub use self::manifest::ImageConfig;
 pub use self::reference::{Digest, Reference};
-pub use self::registry::{Credentials, Mirror, PullProgress, PullRequest, Registries, RegistriesFile};
+pub use self::registry::{
+    Credentials, Mirror, OwnRegistry, PullProgress, PullRequest, Registries, RegistriesFile,
+};
 pub use self::unpack::UnpackLimits;
 use self::unpack::Unpacked;
 pub use self::view::View;

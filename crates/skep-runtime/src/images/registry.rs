@@ -64,6 +64,30 @@ pub struct Registries {
     pub public_only: bool,
     /// Hosts (with their ports) that may have private addresses.
     pub private: BTreeSet<String>,
+    /// The installation's own registry, if it has one.
+    pub own: Option<Arc<OwnRegistry>>,
+}
+
+/// The registry of the installation that a machine belongs to. It lets the machine's node pull what is its tenant's: who asks is known by the
+/// certificate, so that pods need no secret. It is believed by its own authority only, and shown that certificate only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OwnRegistry {
+    /// What images call it: host and port.
+    pub name: String,
+    /// Where it is reached from here: host and port.
+    pub address: String,
+    /// Its authority, in PEM.
+    pub authorities_pem: Vec<u8>,
+    /// The node's certificate, in PEM.
+    pub certificate_pem: Vec<u8>,
+    /// Its key, in PEM.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for OwnRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnRegistry({} at {})", self.name, self.address)
+    }
 }
 
 /// How an operator writes down how registries are reached: JSON.
@@ -108,6 +132,7 @@ impl RegistriesFile {
             extra_authorities_pem,
             public_only: true,
             private: self.private,
+            own: None,
         })
     }
 }
@@ -211,11 +236,16 @@ struct Pull {
 
 pub(super) async fn pull(store: &ImageStore, request: PullRequest) -> Result<Image> {
     let registry = request.reference.registry.clone();
-    let mut hosts: Vec<String> =
-        request.registries.mirrors.get(&registry).into_iter().flatten().map(|m| m.host.clone()).collect();
-    hosts.push(match registry.as_str() {
-        "docker.io" => "registry-1.docker.io".to_owned(),
-        _ => registry.clone(),
+    let own = request.registries.own.clone().filter(|own| own.name == registry);
+    let mut hosts: Vec<String> = Vec::new();
+    if own.is_none() {
+        let mirrors = request.registries.mirrors.get(&registry).into_iter().flatten();
+        hosts.extend(mirrors.map(|m| m.host.clone()));
+    }
+    hosts.push(match (&own, registry.as_str()) {
+        (Some(own), _) => own.address.clone(),
+        (None, "docker.io") => "registry-1.docker.io".to_owned(),
+        (None, _) => registry.clone(),
     });
     let mut ways: Vec<Option<Credentials>> = request.credentials.iter().cloned().map(Some).collect();
     ways.push(None);
@@ -225,8 +255,8 @@ pub(super) async fn pull(store: &ImageStore, request: PullRequest) -> Result<Ima
         // Credentials are the registry's own; a mirror is asked without.
         let ways = if number == last { ways.clone() } else { vec![None] };
         for credentials in ways {
-            let plain = request.registries.plain_http.contains(host);
-            let client = Client::new(&request.registries, credentials)?;
+            let plain = own.is_none() && request.registries.plain_http.contains(host);
+            let client = Client::new(&request.registries, own.clone(), credentials)?;
             let target =
                 Target { host: host.clone(), plain, repository: request.reference.repository.clone() };
             let pull = Pull { store: store.clone(), request: request.clone(), client, target };

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use sha2::{Digest, Sha256};
+use ring::digest::{Context as Hash, Digest, SHA256, digest};
 
 /// Where the program lies in the image.
 pub(super) const PROGRAM: &str = "/skep";
@@ -48,10 +48,14 @@ fn add(archive: &mut tar::Builder<impl Write>, from: &Path, to: &Path) -> anyhow
         .with_context(|| format!("putting {} into the image", from.display()))
 }
 
+fn hex(digest: &Digest) -> String {
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Writes and hashes.
 struct Hashing<W> {
     inner: W,
-    hash: Sha256,
+    hash: Hash,
     length: u64,
 }
 
@@ -72,13 +76,13 @@ impl<W: Write> Write for Hashing<W> {
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub(super) fn assemble(directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn assemble(directory: &Path) -> anyhow::Result<()> {
     let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).with_context(|| format!("making {}", blobs.display()))?;
     let own = PathBuf::from("/proc/self/exe");
     let layer = directory.join("layer");
     let file = std::io::BufWriter::new(File::create(&layer).context("making the layer")?);
-    let mut archive = tar::Builder::new(Hashing { inner: file, hash: Sha256::new(), length: 0 });
+    let mut archive = tar::Builder::new(Hashing { inner: file, hash: Hash::new(&SHA256), length: 0 });
     add(&mut archive, &own, Path::new(PROGRAM))?;
     let program = fs::read(&own).context("reading this program")?;
     if let Some(loader) = interpreter(&program) {
@@ -94,11 +98,11 @@ pub(super) fn assemble(directory: &Path) -> anyhow::Result<()> {
     }
     let mut done = archive.into_inner().context("ending the layer")?;
     done.flush().context("writing the layer")?;
-    let (diff_id, length) = (format!("{:x}", done.hash.finalize()), done.length);
+    let (diff_id, length) = (hex(&done.hash.finish()), done.length);
     fs::rename(&layer, blobs.join(&diff_id)).context("naming the layer")?;
     let put = |value: serde_json::Value| -> anyhow::Result<(String, usize)> {
         let text = value.to_string();
-        let digest = format!("{:x}", Sha256::digest(&text));
+        let digest = hex(&digest(&SHA256, text.as_bytes()));
         fs::write(blobs.join(&digest), &text).context("writing the image")?;
         Ok((digest, text.len()))
     };

@@ -2,6 +2,8 @@
 
 mod image;
 
+pub(crate) use image::assemble;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,8 +18,6 @@ use crate::apiserver::default_data;
 /// Deploys a sample into two tenants, and proves that both run, are reachable, and cannot reach each other.
 ///
 /// Each gets a web front, an API, a store with data and a job, in containers made of this very program: nothing is downloaded.
-///
-/// Example: skep up && skep demo; afterwards: skep demo --remove
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// The data directory of `skep up`.
@@ -36,16 +36,43 @@ const VISITS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(100);
 const PORT: u16 = 8080;
+/// By this annotation a pod says which address it wants.
+const ADDRESSES: &str = "network.skep.io/addresses";
+/// Where the web front is, in both tenants: far from the addresses that are given out in order.
+const WEB: &str = "10.66.1.80";
+
+/// A tenant, and the address of what only it has.
+struct Party {
+    tenant: &'static str,
+    vault: &'static str,
+}
+
+const PARTIES: [Party; 2] =
+    [Party { tenant: TENANTS[0], vault: "10.66.1.1" }, Party { tenant: TENANTS[1], vault: "10.66.1.2" }];
+
+/// A pod of the sample.
+fn template(tenant: &str, app: &str, args: Value, restart: &str) -> Value {
+    let mut container = json!({"name": app, "image": IMAGE, "imagePullPolicy": "Never", "args": args,
+        "env": [{"name": "OWNER", "value": tenant}, {"name": "SKEP_LOG", "value": "info"}],
+        "resources": {"requests": {"cpu": "10m", "memory": "24Mi"}}});
+    if restart == "Always" {
+        container["ports"] = json!([{"containerPort": PORT}]);
+        container["readinessProbe"] =
+            json!({"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1});
+    }
+    json!({"metadata": {"labels": {"app": app}}, "spec": {
+        "restartPolicy": restart, "containers": [container], "terminationGracePeriodSeconds": 2}})
+}
+
+/// How many visits a store says that it has had.
+fn visits(said: &str) -> Option<u64> {
+    let words: Vec<&str> = said.split_whitespace().collect();
+    words.windows(2).find(|pair| pair.get(1) == Some(&"visits"))?.first()?.parse().ok()
+}
 
 struct Demo {
     client: Client,
     begun: Instant,
-}
-
-/// Where a tenant's parts are.
-struct Parts {
-    store: String,
-    web: String,
 }
 
 /// Does what was asked.
@@ -66,18 +93,19 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         for tenant in TENANTS {
             demo.make_tenant(tenant).await?;
         }
-        let (blue, green) =
-            futures::future::try_join(demo.deploy(TENANTS[0]), demo.deploy(TENANTS[1])).await?;
+        let [blue, green] = &PARTIES;
+        futures::future::try_join(
+            demo.deploy(blue.tenant, blue.vault),
+            demo.deploy(green.tenant, green.vault),
+        )
+        .await?;
         println!();
-        let proofs = futures::future::try_join(
-            demo.prove(TENANTS[0], &blue, TENANTS[1], &green),
-            demo.prove(TENANTS[1], &green, TENANTS[0], &blue),
-        );
+        let proofs = futures::future::try_join(demo.prove(blue, green), demo.prove(green, blue));
         let (first, second) = proofs.await?;
         println!("{first}\n{second}");
         demo.prove_api().await?;
         println!();
-        println!("Both run, each answers to its own, and neither can reach the other.");
+        println!("Both have the same names and {WEB} as the same address. Each gets answers of its own only, and neither can reach the other.");
         println!("Look around:");
         println!("  skep tenant kubeconfig {} > blue.kubeconfig", TENANTS[0]);
         println!("  kubectl --kubeconfig blue.kubeconfig get pods -o wide");
@@ -172,7 +200,8 @@ impl Demo {
         }
     }
 
-    async fn address(&self, tenant: &str, app: &str) -> anyhow::Result<String> {
+    /// Waits until an application's pod is ready, and says where it is.
+    async fn ready(&self, tenant: &str, app: &str) -> anyhow::Result<String> {
         let ready = |pod: &Value| {
             let conditions = pod["status"]["conditions"].as_array();
             conditions.is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
@@ -180,53 +209,74 @@ impl Demo {
         let pod = self.pod(tenant, app, ready).await?;
         let ip = pod["status"]["podIP"].as_str().context("a ready pod has no address")?.to_owned();
         self.say(&format!("{tenant}: {app} is ready at {ip}"));
-        Ok(format!("http://{ip}:{PORT}"))
+        Ok(ip)
     }
 
-    async fn deploy(&self, tenant: &str) -> anyhow::Result<Parts> {
-        let template = |app: &str, args: Value, restart: &str| {
-            let mut container = json!({"name": app, "image": IMAGE, "imagePullPolicy": "Never", "args": args,
-                "env": [{"name": "OWNER", "value": tenant}, {"name": "SKEP_LOG", "value": "info"}],
-                "resources": {"requests": {"cpu": "20m", "memory": "24Mi"}}});
-            if restart == "Always" {
-                container["ports"] = json!([{"containerPort": PORT}]);
-                container["readinessProbe"] =
-                    json!({"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1});
+    /// The same names in both tenants; `web` also has the same address in both, and `vault` one of its own.
+    async fn deploy(&self, tenant: &str, vault: &str) -> anyhow::Result<()> {
+        let workload = |kind: &str, app: &str, args: Value, address: Option<&str>| {
+            let mut template = template(tenant, app, args, "Always");
+            if let Some(address) = address {
+                template["metadata"]["annotations"] = json!({ADDRESSES: address});
             }
-            json!({"metadata": {"labels": {"app": app}}, "spec": {
-                "restartPolicy": restart, "containers": [container], "terminationGracePeriodSeconds": 2}})
-        };
-        let workload = |kind: &str, app: &str, args: Value| {
             json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": app}, "spec": {
-                "replicas": 1, "selector": {"matchLabels": {"app": app}}, "template": template(app, args, "Always")}})
+                "replicas": 1, "selector": {"matchLabels": {"app": app}}, "template": template,
+                // An address is free only when the pod that has it is gone.
+                "strategy": {"type": "Recreate"}}})
         };
-        let mut store = workload("StatefulSet", "store", json!(["store", "--data", "/data"]));
+        let service = |app: &str| {
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": app},
+                "spec": {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": PORT}]}})
+        };
+        let secret = format!("vault-of-{tenant}");
+        for app in ["store", "api", "web", &secret] {
+            self.apply(tenant, "api/v1", "services", &service(app)).await?;
+        }
+        let mut store = workload("StatefulSet", "store", json!(["store", "--data", "/data"]), None);
+        if let Some(spec) = store["spec"].as_object_mut() {
+            spec.remove("strategy");
+        }
         store["spec"]["serviceName"] = "store".into();
-        // Lives as long as the pod: nodes attach no claims yet.
-        store["spec"]["template"]["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+        // A directory of the machine's: it outlives the pod.
+        store["spec"]["template"]["spec"]["volumes"] = json!([{"name": "data", "hostPath": {"path": "/var/lib/demo-store", "type": "DirectoryOrCreate"}}]);
         store["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
             json!([{"name": "data", "mountPath": "/data"}]);
+        let api = workload("Deployment", "api", json!(["api", "--store", "http://store"]), None);
+        let web = workload("Deployment", "web", json!(["web", "--api", "http://api"]), Some(WEB));
+        let vault = workload("Deployment", &secret, json!(["store", "--data", "/tmp/vault"]), Some(vault));
         self.apply(tenant, "apis/apps/v1", "statefulsets", &store).await?;
-        let store = self.address(tenant, "store").await?;
-        let api = workload("Deployment", "api", json!(["api", "--store", store]));
-        self.apply(tenant, "apis/apps/v1", "deployments", &api).await?;
-        let api = self.address(tenant, "api").await?;
-        let web = workload("Deployment", "web", json!(["web", "--api", api]));
-        self.apply(tenant, "apis/apps/v1", "deployments", &web).await?;
-        let web = self.address(tenant, "web").await?;
-        self.job(
-            tenant,
-            "visitors",
-            &template("visitors", json!(["client", "--post", format!("{web}/={VISITS}")]), "Never"),
-        )
-        .await?;
-        Ok(Parts { store, web })
+        for object in [&api, &web, &vault] {
+            self.apply(tenant, "apis/apps/v1", "deployments", object).await?;
+        }
+        for app in ["store", "api", "web", &secret] {
+            self.ready(tenant, app).await?;
+        }
+        let before = self.job(tenant, "before", json!(["client", "--show", "http://store/visits"])).await?;
+        let before = visits(&before).context("the store does not say how many visits it has had")?;
+        self.job(tenant, "visitors", json!(["client", "--post", format!("http://web/={VISITS}")])).await?;
+        self.survive(tenant, before + u64::from(VISITS)).await
     }
 
-    /// Runs a job to its end, and returns what it said.
-    async fn job(&self, tenant: &str, name: &str, template: &Value) -> anyhow::Result<String> {
+    /// The store's pod goes; the next one has its data.
+    async fn survive(&self, tenant: &str, wanted: u64) -> anyhow::Result<()> {
+        let old = self.pod(tenant, "store", |_| true).await?;
+        let uid = old["metadata"]["uid"].clone();
+        let path = format!("/tenants/{tenant}/api/v1/namespaces/default/pods/store-0");
+        self.client.delete(&path).await.context("deleting the store's pod")?;
+        self.pod(tenant, "store", |pod| pod["metadata"]["uid"] != uid).await?;
+        self.ready(tenant, "store").await?;
+        let expect = json!(["client", "--expect", format!("http://store/visits= {wanted} visits")]);
+        self.job(tenant, "after", expect).await.context("the store lost its data with its pod")?;
+        self.say(&format!(
+            "{tenant}: the store's pod was deleted; the next one still knows all {wanted} visits"
+        ));
+        Ok(())
+    }
+
+    /// Runs a client to its end, and returns what it said.
+    async fn job(&self, tenant: &str, name: &str, args: Value) -> anyhow::Result<String> {
         let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
-            "spec": {"backoffLimit": 0, "template": template}});
+            "spec": {"backoffLimit": 0, "template": template(tenant, name, args, "Never")}});
         self.apply(tenant, "apis/batch/v1", "jobs", &job).await?;
         let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
         let pod = self.pod(tenant, name, ended).await?;
@@ -241,26 +291,31 @@ impl Demo {
         Ok(log)
     }
 
-    /// Asks from inside a tenant for its own parts, and for the other's.
-    async fn prove(&self, tenant: &str, own: &Parts, other: &str, others: &Parts) -> anyhow::Result<String> {
+    /// Asks from inside a tenant: for what is its own, by name and by address; and for what is the other's, by name and by address.
+    async fn prove(&self, own: &Party, other: &Party) -> anyhow::Result<String> {
+        let (me, them) = (own.tenant, other.tenant);
         let args = json!([
             "client",
             "--expect",
-            format!(
-                "{}/=This is {tenant}'s shop. {tenant}'s API says: {tenant}'s store has {VISITS} visits",
-                own.web
-            ),
+            format!("http://web/=This is {me}'s shop. {me}'s API says: {me}'s store has"),
             "--expect",
-            format!("{}/visits={VISITS} visits", own.store),
-            "--never",
-            format!("{}/={other}", others.web),
-            "--never",
-            format!("{}/visits={other}", others.store),
+            format!("http://web.default.svc.cluster.local/=This is {me}'s shop"),
+            // The very address that the other's web front has, too.
+            "--expect",
+            format!("http://{WEB}:{PORT}/=This is {me}'s shop"),
+            "--expect",
+            format!("http://vault-of-{me}/visits={me}'s store"),
+            "--expect",
+            format!("http://{}:{PORT}/visits={me}'s store", own.vault),
+            // Names and addresses that only the other has.
+            "--silent",
+            format!("http://vault-of-{them}/visits"),
+            "--silent",
+            format!("http://vault-of-{them}.default.svc.cluster.local/visits"),
+            "--silent",
+            format!("http://{}:{PORT}/visits", other.vault),
         ]);
-        let template = json!({"metadata": {"labels": {"app": "proof"}}, "spec": {"restartPolicy": "Never",
-            "containers": [{"name": "proof", "image": IMAGE, "imagePullPolicy": "Never", "args": args,
-                "resources": {"requests": {"cpu": "20m", "memory": "24Mi"}}}]}});
-        let said = self.job(tenant, "proof", &template).await?;
+        let said = self.job(me, "proof", args).await?;
         let lines: String =
             said.lines().filter(|l| l.starts_with("ok: ")).fold(String::new(), |mut all, l| {
                 all.push_str("    ");
@@ -268,7 +323,7 @@ impl Demo {
                 all.push('\n');
                 all
             });
-        Ok(format!("From inside {tenant}, against itself and against {other}:\n{lines}"))
+        Ok(format!("From inside {me}:\n{lines}"))
     }
 
     /// Asks the API with one tenant's credential for the other's objects.
@@ -319,5 +374,17 @@ impl Demo {
             self.say(&format!("{tenant} is gone, with everything in it"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_says_how_many_visits_it_has_had() {
+        assert_eq!(visits("ok: http://store/visits answers: blue's store has 12 visits"), Some(12));
+        assert_eq!(visits("ok: nothing"), None);
+        assert_eq!(visits("visits"), None);
     }
 }

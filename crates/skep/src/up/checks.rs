@@ -9,6 +9,7 @@ use skep_machine::{Driver, ProcessDriver};
 
 use super::print_check;
 use crate::apiserver::default_data;
+use crate::output::{Format, Output, Table, show};
 
 /// Looks whether this computer can run everything, and says how to mend what is missing.
 #[derive(Debug, clap::Args)]
@@ -19,10 +20,16 @@ pub(crate) struct Options {
     /// The address that is meant.
     #[arg(long, env = "SKEP_LISTEN", default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
+    /// The address that is meant for the image registry.
+    #[arg(long, env = "SKEP_REGISTRY_LISTEN", default_value = "127.0.0.1:5000")]
+    registry_listen: SocketAddr,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) enum Level {
     /// As it should be.
     Good,
@@ -33,7 +40,7 @@ pub(super) enum Level {
 }
 
 /// What was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) level: Level,
@@ -47,6 +54,8 @@ pub(super) struct Check {
 
 /// The check that says whether machines can be made.
 const MACHINES: &str = "machines";
+/// The check that says whether images can be pushed to here.
+const REGISTRY: &str = "registry";
 /// The oldest kernel on which everything has been tried.
 const KERNEL_MIN: (u32, u32) = (5, 15);
 /// Below this a machine or two fill the disk.
@@ -72,10 +81,11 @@ fn fatal(name: &'static str, found: impl Into<String>, remedy: &str) -> Check {
     Check { name, level: Level::Fatal, found: found.into(), cost: String::new(), remedy: remedy.to_owned() }
 }
 
-/// Looks at everything; at the address only if one is given.
-pub(super) fn all(data: &Path, listen: Option<SocketAddr>) -> Vec<Check> {
+/// Looks at everything; at addresses only if they are given.
+pub(super) fn all(data: &Path, listen: Option<SocketAddr>, registry: Option<SocketAddr>) -> Vec<Check> {
     let mut checks = vec![kernel(), memory(), directory(data)];
     checks.extend(listen.map(port));
+    checks.extend(registry.map(registry_port));
     checks.push(machines(data));
     checks.push(overlay());
     checks.push(kvm());
@@ -157,6 +167,19 @@ fn port(listen: SocketAddr) -> Check {
     }
 }
 
+/// Without a registry everything else works.
+fn registry_port(listen: SocketAddr) -> Check {
+    let cost = "there is no image registry: images come from outside, or by `skep image load`";
+    let remedy = "stop what listens there, or choose another address with --registry-listen";
+    match TcpListener::bind(listen) {
+        Ok(_) => good(REGISTRY, format!("{listen} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            limited(REGISTRY, format!("{listen} is taken by another process"), cost, remedy)
+        }
+        Err(error) => limited(REGISTRY, format!("{listen} cannot be used: {error}"), cost, remedy),
+    }
+}
+
 fn machines(data: &Path) -> Check {
     let driver =
         ProcessDriver::new(data.join("probe"), &format!("skep-probe-{}", std::process::id()), Vec::new());
@@ -202,10 +225,16 @@ fn kvm() -> Check {
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let data = std::path::absolute(&options.data)?;
     let running = super::RunFile::read(&data).filter(super::RunFile::is_alive);
-    let checks = all(&data, running.is_none().then_some(options.listen));
-    checks.iter().for_each(print_check);
-    if let Some(running) = running {
-        print_check(&good("address", format!("skep itself is up at {}", running.server)));
+    let free = running.is_none();
+    let mut checks = all(&data, free.then_some(options.listen), free.then_some(options.registry_listen));
+    checks.extend(running.map(|up| good("address", format!("skep itself is up at {}", up.server))));
+    match options.output.output {
+        Format::Table => checks.iter().for_each(print_check),
+        format => show(format, &checks, || {
+            let mut table = Table::new(&["NAME"]);
+            checks.iter().for_each(|c| table.row([c.name.to_owned()]));
+            table
+        })?,
     }
     if checks.iter().any(|c| c.level == Level::Fatal) {
         bail!("skep cannot run here as it is; what is marked !! must be mended first");
@@ -229,6 +258,7 @@ mod tests {
     fn a_taken_port_and_a_bad_directory_stop_everything() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         assert_eq!(port(taken.local_addr().unwrap()).level, Level::Fatal);
+        assert_eq!(registry_port(taken.local_addr().unwrap()).level, Level::Limited);
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();

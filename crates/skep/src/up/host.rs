@@ -66,13 +66,19 @@ pub(super) fn vxlan_port(data: &Path) -> std::io::Result<u16> {
 }
 
 /// Keeps the host daemon running until the end is announced.
-pub(super) fn supervise(app: &Arc<App>, down: &Shutdown, data: &Path, cpu_percent: u64) -> Running {
+pub(super) fn supervise(
+    app: &Arc<App>,
+    down: &Shutdown,
+    data: &Path,
+    cpu_percent: u64,
+    registry: Option<(String, String)>,
+) -> Running {
     let (app, down, data) = (app.clone(), down.clone(), data.to_owned());
     Box::pin(async move {
         let mut backoff = Backoff::new(RESTART_FIRST, RESTART_LONGEST);
         loop {
             let begun = Instant::now();
-            match start(&app, &data, cpu_percent) {
+            match start(&app, &data, cpu_percent, registry.as_ref()) {
                 Ok(mut child) => {
                     tokio::select! {
                         status = child.wait() => match status {
@@ -97,7 +103,12 @@ pub(super) fn supervise(app: &Arc<App>, down: &Shutdown, data: &Path, cpu_percen
     })
 }
 
-fn start(app: &App, data: &Path, cpu_percent: u64) -> anyhow::Result<Child> {
+fn start(
+    app: &App,
+    data: &Path,
+    cpu_percent: u64,
+    registry: Option<&(String, String)>,
+) -> anyhow::Result<Child> {
     let name = name(data).context("naming the host")?;
     let path = data.join("host.kubeconfig");
     let system = TenantName::system();
@@ -120,6 +131,12 @@ fn start(app: &App, data: &Path, cpu_percent: u64) -> anyhow::Result<Child> {
     command.arg("--name").arg(&name).arg("--cpu-percent").arg(cpu_percent.to_string());
     let port = vxlan_port(data).context("choosing the port of tenants' networks")?;
     command.arg("--vxlan-port").arg(port.to_string());
+    if let Some((name, address)) = registry {
+        command.arg("--registry").arg(format!("{name}={address}"));
+    }
+    if let Some(path) = crate::config::current() {
+        command.env(crate::config::VARIABLE, path);
+    }
     command.stdin(Stdio::null()).kill_on_drop(true).spawn().context("starting it")
 }
 

@@ -6,7 +6,6 @@ mod run_file;
 mod stop;
 mod watch;
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::apiserver;
+use crate::output::paint;
 use checks::{Check, Level};
 use run_file::RunFile;
 
@@ -22,8 +22,6 @@ pub(crate) use checks::run as doctor;
 pub(crate) use stop::{DownOptions, StatusOptions, down, status};
 
 /// Starts the whole cloud on this computer: control plane, host daemon, everything.
-///
-/// Example: skep up && skep tenant create shop
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -81,7 +79,8 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<()> {
         print_next(&options.server.data);
         return Ok(());
     }
-    let checks = checks::all(&options.server.data, Some(options.server.listen));
+    let registry = (!options.no_registry).then_some(options.registry_listen);
+    let checks = checks::all(&options.server.data, Some(options.server.listen), registry);
     for check in checks.iter().filter(|c| c.level != Level::Good) {
         print_check(check);
     }
@@ -128,23 +127,28 @@ fn detach(options: &Options) -> anyhow::Result<std::process::Child> {
 fn serve(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    let checks = checks::all(&options.server.data, None);
+    let checks = checks::all(&options.server.data, None, None);
     let with_host = !options.no_host && checks::can_run_machines(&checks);
     let (data, foreground) = (options.server.data.clone(), options.foreground);
+    let names = options.server.names.clone();
     let result = runtime.block_on(apiserver::serve(options.server, |app, down| {
         let mut roles = crate::control_plane::roles(app, down);
         if let Err(error) = RunFile::write(&data, &app.config.base_url) {
             tracing::error!(%error, "what runs cannot be written down: `skep down` will not find it");
         }
+        let mut registry = None;
         if !options.no_registry {
             let (at, common) = (options.registry_listen, &options.registry);
-            match crate::registry::beside(app, down, &data, at, common) {
-                Ok(running) => roles.push(running),
+            match crate::registry::beside(app, down, &data, at, &names, common) {
+                Ok((running, seen)) => {
+                    roles.push(running);
+                    registry = Some(seen);
+                }
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "there is no image registry"),
             }
         }
         if with_host {
-            roles.push(host::supervise(app, down, &data, options.cpu_percent));
+            roles.push(host::supervise(app, down, &data, options.cpu_percent, registry));
         }
         if foreground {
             let data = data.clone();
@@ -168,12 +172,6 @@ fn print_next(data: &Path) {
     println!("  export KUBECONFIG={}", admin.display());
     println!("  skep tenant create shop && skep tenant kubeconfig shop > shop.kubeconfig");
     println!("  kubectl --kubeconfig shop.kubeconfig get namespaces,nodes");
-}
-
-/// Colours are for people.
-fn paint(code: &str, text: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some() || !std::io::stdout().is_terminal();
-    if plain { text.to_owned() } else { format!("\x1b[{code}m{text}\x1b[0m") }
 }
 
 fn print_check(check: &Check) {

@@ -14,6 +14,8 @@ use skep_machine::{Driver, Found, Phase, ProcessDriver};
 use super::print_step;
 use super::run_file::RunFile;
 use crate::apiserver::default_data;
+use crate::exit::{Code, failure};
+use crate::output::{Format, Output, Table, show};
 
 /// Stops everything that `skep up` started. Nothing is lost: `skep up` brings the same tenants and pods back.
 #[derive(Debug, clap::Args)]
@@ -32,6 +34,8 @@ pub(crate) struct StatusOptions {
     /// The data directory of the cloud.
     #[arg(long, env = "SKEP_DATA", default_value_os_t = default_data())]
     data: PathBuf,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// How long the server may take: it finishes requests, and writes what it holds.
@@ -103,54 +107,129 @@ fn stop_machines(data: &Path) -> anyhow::Result<usize> {
     Ok(running.len())
 }
 
+/// Everything that runs.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct State {
+    server: String,
+    pid: i32,
+    data: PathBuf,
+    registry: Option<String>,
+    tenants: usize,
+    hosts: Vec<HostState>,
+    machines: Vec<MachineState>,
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HostState {
+    name: String,
+    ready: bool,
+    machines: usize,
+}
+
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MachineState {
+    tenant: String,
+    name: String,
+    phase: String,
+    flavor: String,
+    isolation: String,
+    host: Option<String>,
+}
+
+async fn look(data: &Path, running: &RunFile) -> anyhow::Result<State> {
+    let client = Client::from_kubeconfig(&data.join("admin.kubeconfig"))?;
+    let all = ListParams::default();
+    let tenants: List<Tenant> =
+        client.list_all(&Resource::of::<Tenant>().at(Tenants::Own), all.clone()).await?;
+    let hosts: List<Host> = client.list_all(&Resource::of::<Host>().at(Tenants::Own), all.clone()).await?;
+    let machines: List<Machine> =
+        client.list_all(&Resource::of::<Machine>().at(Tenants::All), all.clone()).await?;
+    let on = |host: &str| machines.items.iter().filter(|m| m.spec.host_name.as_deref() == Some(host)).count();
+    let hosts = hosts.items.iter().map(|host| {
+        let name = host.metadata.name.clone().unwrap_or_default();
+        HostState { ready: host.is_ready(), machines: on(&name), name }
+    });
+    let tenant = |machine: &Machine| {
+        let annotations = machine.metadata.annotations.as_ref();
+        annotations.and_then(|a| a.get(skep_client::TENANT_ANNOTATION)).cloned().unwrap_or_default()
+    };
+    Ok(State {
+        server: running.server.clone(),
+        pid: running.pid,
+        data: data.to_owned(),
+        registry: crate::registry::address(data).filter(|at| std::net::TcpStream::connect(at).is_ok()),
+        tenants: tenants.items.len(),
+        hosts: hosts.collect(),
+        machines: machines
+            .items
+            .iter()
+            .map(|machine| MachineState {
+                tenant: tenant(machine),
+                name: machine.metadata.name.clone().unwrap_or_default(),
+                phase: machine.phase().as_str().to_owned(),
+                flavor: machine.spec.flavor_name.clone(),
+                isolation: machine.spec.isolation.to_string(),
+                host: machine.spec.host_name.clone(),
+            })
+            .collect(),
+    })
+}
+
+impl State {
+    fn table(&self) -> Table {
+        let mut table = Table::new(&["WHAT", "STATE"]);
+        let mut row = |what: &str, state: String| table.row([what.to_owned(), state]);
+        row("control plane", format!("{} (process {})", self.server, self.pid));
+        row("data", self.data.display().to_string());
+        row("registry", self.registry.clone().unwrap_or_else(|| "none".to_owned()));
+        row("tenants", self.tenants.to_string());
+        for HostState { name, ready, machines } in &self.hosts {
+            let ready = if *ready { "Ready" } else { "NotReady" };
+            row("host", format!("{name}: {ready}, {machines} machines"));
+        }
+        if self.hosts.is_empty() {
+            row("host", "none: no containers run here (`skep doctor` says why)".to_owned());
+        }
+        for m in &self.machines {
+            let MachineState { tenant, name, phase, flavor, isolation, .. } = m;
+            row("machine", format!("{tenant}/{name}: {phase}, {flavor} ({isolation})"));
+        }
+        table
+    }
+}
+
 /// Shows what runs.
 ///
 /// # Errors
-/// When nothing runs, or the server does not answer.
+/// When nothing runs, the server does not answer, or a host is not ready.
 pub(crate) fn status(options: StatusOptions) -> anyhow::Result<()> {
     let data = std::path::absolute(&options.data).context("reading the working directory")?;
     let Some(running) = RunFile::read(&data).filter(RunFile::is_alive) else {
-        bail!("skep is not up with {}; `skep up` starts it", data.display());
+        return Err(failure(
+            Code::Unreachable,
+            format!("skep is not up with {}; `skep up` starts it", data.display()),
+        ));
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(async {
-        let client = Client::from_kubeconfig(&data.join("admin.kubeconfig"))?;
-        println!("{:<16} {} (process {})", "control plane", running.server, running.pid);
-        println!("{:<16} {}", "data", data.display());
-        let all = ListParams::default();
-        let tenants: List<Tenant> =
-            client.list_all(&Resource::of::<Tenant>().at(Tenants::Own), all.clone()).await?;
-        println!("{:<16} {}", "tenants", tenants.items.len());
-        let hosts: List<Host> =
-            client.list_all(&Resource::of::<Host>().at(Tenants::Own), all.clone()).await?;
-        let machines: List<Machine> =
-            client.list_all(&Resource::of::<Machine>().at(Tenants::All), all.clone()).await?;
-        for host in &hosts.items {
-            let name = host.metadata.name.as_deref().unwrap_or_default();
-            let own = machines.items.iter().filter(|m| m.spec.host_name.as_deref() == Some(name)).count();
-            let ready = if host.is_ready() { "Ready" } else { "NotReady" };
-            println!("{:<16} {name}: {ready}, {own} machines", "host");
-        }
-        if hosts.items.is_empty() {
-            println!("{:<16} none: no containers run here (`skep doctor` says why)", "host");
-        }
-        for machine in &machines.items {
-            let tenant = machine
-                .metadata
-                .annotations
-                .as_ref()
-                .and_then(|a| a.get(skep_client::TENANT_ANNOTATION))
-                .map_or("", String::as_str);
-            println!(
-                "{:<16} {tenant}/{}: {}, {} ({})",
-                "machine",
-                machine.metadata.name.as_deref().unwrap_or_default(),
-                machine.phase().as_str(),
-                machine.spec.flavor_name,
-                machine.spec.isolation
-            );
-        }
-        Ok(())
-    })
+    let state = runtime.block_on(look(&data, &running))?;
+    match options.output.output {
+        Format::Name => crate::output::print(&format!("{}\n", state.server))?,
+        format => show(format, &state, || state.table())?,
+    }
+    match state.hosts.iter().find(|host| !host.ready) {
+        None => Ok(()),
+        Some(host) => Err(failure(
+            Code::Partial,
+            format!(
+                "the host {} is not ready; {} and `kubectl describe host {}` say why",
+                host.name,
+                data.join("skep.log").display(),
+                host.name
+            ),
+        )),
+    }
 }

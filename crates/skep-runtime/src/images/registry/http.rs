@@ -14,12 +14,12 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{Credentials, Registries};
+use super::{Credentials, OwnRegistry, Registries};
 use crate::error::{AtPath, Error, ErrorKind, Result};
 use crate::images::manifest::Descriptor;
 use crate::images::reference::Digest;
@@ -50,6 +50,42 @@ const SYSTEM_AUTHORITIES: &[&str] = &[
     "/etc/ssl/cert.pem",
 ];
 
+fn tls_with(
+    roots: rustls::RootCertStore,
+) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder
+        .map_err(|e| Error::invalid(format!("TLS cannot be set up: {e}")))?
+        .with_root_certificates(roots))
+}
+
+/// For registries of others: the system's authorities, and those that the operator names.
+fn tls(registries: &Registries) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(file) = SYSTEM_AUTHORITIES.iter().find(|f| Path::new(f).exists()) {
+        let found = CertificateDer::pem_file_iter(file).into_iter().flatten().flatten();
+        roots.add_parsable_certificates(found);
+    }
+    let extra = CertificateDer::pem_slice_iter(&registries.extra_authorities_pem).flatten();
+    roots.add_parsable_certificates(extra);
+    Ok(tls_with(roots)?.with_no_client_auth())
+}
+
+/// For the installation's own: its authority, and the node's certificate to show.
+fn own_tls(own: &OwnRegistry) -> Result<rustls::ClientConfig> {
+    let bad = |what: &str| Error::invalid(format!("the {what} for the registry {} cannot be used", own.name));
+    let mut roots = rustls::RootCertStore::empty();
+    let (good, _) =
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&own.authorities_pem).flatten());
+    if good == 0 {
+        return Err(bad("authority"));
+    }
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&own.certificate_pem).flatten().collect();
+    let key = PrivateKeyDer::from_pem_slice(&own.key_pem).map_err(|_| bad("node's key"))?;
+    tls_with(roots)?.with_client_auth_cert(chain, key).map_err(|_| bad("node's certificate"))
+}
+
 /// A repository on a host.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
@@ -71,6 +107,8 @@ impl Target {
 pub(super) struct Client {
     credentials: Option<Credentials>,
     registries: Arc<Registries>,
+    /// The installation's own registry, when that is what is asked: nothing else is then.
+    own: Option<Arc<OwnRegistry>>,
     tls: Arc<rustls::ClientConfig>,
     /// The value of `Authorization` that the registry has accepted last.
     authorization: Mutex<Option<HeaderValue>>,
@@ -92,22 +130,17 @@ fn other(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> std::io::Err
 }
 
 impl Client {
-    pub(super) fn new(registries: &Arc<Registries>, credentials: Option<Credentials>) -> Result<Client> {
-        let mut roots = rustls::RootCertStore::empty();
-        if let Some(file) = SYSTEM_AUTHORITIES.iter().find(|f| Path::new(f).exists()) {
-            let found = CertificateDer::pem_file_iter(file).into_iter().flatten().flatten();
-            roots.add_parsable_certificates(found);
-        }
-        let extra = CertificateDer::pem_slice_iter(&registries.extra_authorities_pem).flatten();
-        roots.add_parsable_certificates(extra);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| Error::invalid(format!("TLS cannot be set up: {e}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    pub(super) fn new(
+        registries: &Arc<Registries>,
+        own: Option<Arc<OwnRegistry>>,
+        credentials: Option<Credentials>,
+    ) -> Result<Client> {
+        let tls = match &own {
+            Some(own) => own_tls(own)?,
+            None => tls(registries)?,
+        };
         let registries = registries.clone();
-        Ok(Client { credentials, registries, tls: Arc::new(tls), authorization: Mutex::new(None) })
+        Ok(Client { credentials, registries, own, tls: Arc::new(tls), authorization: Mutex::new(None) })
     }
 
     pub(super) async fn manifest(&self, target: &Target, wanted: &str, limit: u64) -> Result<Vec<u8>> {
@@ -331,10 +364,15 @@ impl Client {
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let failed = || format!("cannot reach {host}");
+        if let Some(own) = &self.own
+            && uri.authority().map(|a| a.as_str()) != Some(own.address.as_str())
+        {
+            return Err(Error::invalid(format!("the registry {} sends to {host}: not followed", own.name)));
+        }
         let found = tokio::net::lookup_host((host.as_str(), port)).await.map_err(network(failed()))?;
         // What is connected to is what was looked at: a name may have another address the next time.
-        let (may, not): (Vec<_>, Vec<_>) =
-            found.partition(|address| self.registries.may_reach(&host, port, address.ip()));
+        let (may, not): (Vec<_>, Vec<_>) = found
+            .partition(|address| self.own.is_some() || self.registries.may_reach(&host, port, address.ip()));
         if let ([], [refused, ..]) = (may.as_slice(), not.as_slice()) {
             return Err(Error::invalid(format!(
                 "{host} is at {}, which is no public address: the operator of this host has to name it as a private registry",
