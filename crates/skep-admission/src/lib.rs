@@ -53,6 +53,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use skep_api::Object;
+use skep_api::network::Port;
 
 pub use body::Body;
 pub use quota::{
@@ -88,6 +89,8 @@ pub fn mutate(review: &Review<'_>, object: &mut dyn Object) -> Result<(), Refusa
         topology::mutate_pod(review, pod)?;
     } else if let Some(node) = any.downcast_mut::<Node>() {
         taints::taint(review, node);
+    } else if let Some(port) = any.downcast_mut::<Port>() {
+        network::describe(review, port)?;
     } else if let Some(claim) = any.downcast_mut::<PersistentVolumeClaim>() {
         storage::set_class(review, claim)?;
         storage::protect(review, &mut claim.metadata, storage::CLAIM_FINALIZER);

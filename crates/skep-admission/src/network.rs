@@ -21,6 +21,8 @@ const NETWORK_ANNOTATION: &str = "network.skep.io/network";
 const GROUPS_ANNOTATION: &str = "network.skep.io/security-groups";
 /// A pod names its QoS policy with this.
 const QOS_ANNOTATION: &str = "network.skep.io/qos-policy";
+/// A port says with this which of its pod's ports have names: `http=TCP/8080,dns=UDP/53`.
+const CONTAINER_PORTS_ANNOTATION: &str = "network.skep.io/container-ports";
 /// The network of pods that name none.
 const DEFAULT_NETWORK: &str = skep_api::network::DEFAULT_NETWORK;
 
@@ -55,6 +57,44 @@ pub(crate) fn admit(review: &Review<'_>, object: Option<&dyn Object>) -> Result<
         }
     }
     Ok(())
+}
+
+/// Gives a pod's port what filters go by: the pod's labels and the names of its ports. Whoever writes the port, and whatever they
+/// say: by labels of their own choice they could pass filters that are not meant for them.
+pub(crate) fn describe(review: &Review<'_>, port: &mut Port) -> Result<(), Refusal> {
+    if !review.subresource.is_empty() || port.spec.node_name.is_none() {
+        return Ok(());
+    }
+    let Some(name) = port.spec.pod_name.as_deref() else { return Ok(()) };
+    let Some(pod) = review.get::<Pod>(&PODS, review.namespace, name)? else { return Ok(()) };
+    if pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) != port.spec.node_name.as_ref() {
+        return Ok(());
+    }
+    let names = named_ports(&pod);
+    port.metadata.labels = pod.metadata.labels;
+    let annotations = port.metadata.annotations.get_or_insert_default();
+    if names.is_empty() {
+        annotations.remove(CONTAINER_PORTS_ANNOTATION);
+    } else {
+        annotations.insert(CONTAINER_PORTS_ANNOTATION.to_owned(), names);
+    }
+    if annotations.is_empty() {
+        port.metadata.annotations = None;
+    }
+    Ok(())
+}
+
+/// The ports of a pod that have names, of containers that run as long as it does.
+fn named_ports(pod: &Pod) -> String {
+    let Some(spec) = &pod.spec else { return String::new() };
+    let init = spec.init_containers.iter().flatten();
+    let beside = init.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(beside).flat_map(|c| c.ports.iter().flatten());
+    let shown = ports.filter_map(|p| {
+        let protocol = p.protocol.as_deref().unwrap_or("TCP");
+        Some(format!("{}={protocol}/{}", p.name.as_deref()?, p.container_port))
+    });
+    shown.collect::<Vec<_>>().join(",")
 }
 
 /// Nothing goes while something else stands on it.

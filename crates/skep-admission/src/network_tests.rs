@@ -70,6 +70,44 @@ fn a_node_makes_ports_of_its_pods_as_they_say() {
 }
 
 #[test]
+fn a_port_says_what_its_pod_is() {
+    let mut world = world();
+    world.put(
+        "",
+        "pods",
+        r#"{"metadata":{"name":"web","namespace":"ns","uid":"u-web","labels":{"app":"web"}},"spec":{"nodeName":"n1",
+            "initContainers":[{"name":"i","restartPolicy":"Always","ports":[{"name":"side","containerPort":9}]},
+                              {"name":"j","ports":[{"name":"before","containerPort":8}]}],
+            "containers":[{"name":"c","ports":[{"name":"http","containerPort":80},{"containerPort":81},
+                           {"name":"dns","containerPort":53,"protocol":"UDP"}]}]}}"#,
+    );
+    let lie = |pod: &str, changes: Value| {
+        let mut port: Value = serde_json::from_str(&port(pod, changes)).unwrap();
+        port["metadata"]["labels"] = json!({"app": "db"});
+        port["metadata"]["annotations"] =
+            json!({"network.skep.io/container-ports": "http=TCP/1", "mine": "stays"});
+        port.to_string()
+    };
+    let create = || Request::create(world.clone());
+    // Whoever writes it.
+    for request in [create(), Request { node: Some("n1".into()), ..create() }] {
+        let port: Port = request.admit(&lie("web", json!({})), None).unwrap();
+        assert_eq!(port.metadata.labels.unwrap(), [("app".into(), "web".into())].into());
+        let annotations = port.metadata.annotations.unwrap();
+        assert_eq!(annotations["network.skep.io/container-ports"], "http=TCP/80,dns=UDP/53,side=TCP/9");
+        assert_eq!(annotations["mine"], "stays");
+    }
+    let port: Port = create().admit(&lie("far", json!({"nodeName": "n2"})), None).unwrap();
+    assert_eq!(port.metadata.labels, None);
+    assert!(!port.metadata.annotations.unwrap().contains_key("network.skep.io/container-ports"));
+    // One that waits for its pod, or has none, is whatever its owner says.
+    for changes in [json!({"nodeName": null}), json!({"podName": null})] {
+        let port: Port = create().admit(&lie("web", changes), None).unwrap();
+        assert_eq!(port.metadata.labels.unwrap()["app"], "db");
+    }
+}
+
+#[test]
 fn a_node_changes_only_where_a_port_is() {
     let update = || Request { node: Some("n1".into()), ..Request::update(world()) };
     let free = port("web", json!({"nodeName": null}));

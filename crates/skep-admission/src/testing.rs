@@ -18,7 +18,7 @@ use crate::{Attributes, Lookup, Operation, Refusal, Review, Stored};
 pub(crate) use crate::Body as Bare;
 
 /// Objects of one tenant.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct World(pub BTreeMap<(GroupResource, String, String), String>);
 
 impl World {

@@ -190,6 +190,7 @@ impl PodNetwork for Standalone {
                     namespace: netns,
                     mac: mac_of(address),
                     addresses: vec![with_prefix(address, range.prefix)?],
+                    pairs: Vec::new(),
                     gateways: gateway.into_iter().collect(),
                     mtu: MTU,
                 };

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod cloud;
 pub mod computers;
+pub mod networks;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skep_e2e::Kubectl;
 use skep_e2e::computers::{Cloud, IMAGE, eventually, inside};
+use skep_e2e::networks::{machine_of, switch_of};
 
 /// What the tests look with, inside machines' namespaces.
 const PROGRAMS: [&str; 4] = ["nft", "ip", "busybox", "curl"];
@@ -61,21 +62,6 @@ fn hears(kubectl: &Kubectl, pod: &str, url: &str) -> String {
     eventually(&format!("{pod} hears from {url}"), || kubectl.curl(pod, url)).trim().to_owned()
 }
 
-/// The uid of the machine that a pod runs on.
-fn machine_of(cloud: &Cloud, tenant: &str, kubectl: &Kubectl, pod: &str) -> PathBuf {
-    let node = kubectl.run(&["get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"]);
-    let operator = cloud.operator();
-    let at = skep_client::Resource::new("compute.skep.io", "v1", "machines")
-        .at(skep_client::Tenants::One(skep_base::TenantName::new(tenant).unwrap()));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let all: skep_client::List<Value> =
-        runtime.block_on(operator.list_all(&at, skep_client::ListParams::default())).unwrap();
-    let machine = all.items.iter().find(|m| {
-        m["spec"]["nodeName"].as_str().unwrap_or_else(|| m["metadata"]["name"].as_str().unwrap()) == node
-    });
-    cloud.machine_namespace(machine.unwrap()["metadata"]["uid"].as_str().unwrap())
-}
-
 /// What the switch of a network has dropped, by reason.
 fn dropped(switch: &Path) -> BTreeMap<String, u64> {
     let (ok, said) = inside(switch, &["nft", "-j", "list", "counters", "bridge"]);
@@ -83,13 +69,6 @@ fn dropped(switch: &Path) -> BTreeMap<String, u64> {
     let all: Value = serde_json::from_str(&said).unwrap();
     let counters = all["nftables"].as_array().unwrap().iter().filter_map(|o| o.get("counter"));
     counters.map(|c| (c["name"].as_str().unwrap().to_owned(), c["packets"].as_u64().unwrap())).collect()
-}
-
-/// The switch that a machine is plugged into: the one with the machine's number of an interface.
-fn switch_of(cloud: &Cloud, kubectl: &Kubectl) -> PathBuf {
-    let vni = kubectl.run(&["get", "network", "default", "-o", "jsonpath={.spec.vni}"]);
-    let all = cloud.switches();
-    all.into_iter().find(|p| p.ends_with(format!("net-{vni}"))).unwrap()
 }
 
 #[test]

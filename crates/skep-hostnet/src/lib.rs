@@ -1,14 +1,16 @@
 //! Tenants' networks on a host, kept as the API says.
 //!
 //! **Job.** For the daemon of a host: connects machines to their tenant's network, and keeps the host's switches at what
-//! ports, machines and hosts are: which Ethernet address is on which host, and what each machine may send.
-//! **State.** Copies of all ports, machines and hosts; the switches of this host and which machine is behind which interface.
+//! ports, machines and hosts are: which Ethernet address is on which host, what each machine may send, and with whom security
+//! groups let it talk.
+//! **State.** Copies of all ports, security groups, machines and hosts; the switches of this host and which machine is behind which interface.
 //! **Tasks.** One per informer, one that programs.
 //! **Must not know.** How machines are made; pods, services, names.
 //!
 //! A machine's interface is made from outside, into the machine's namespace: what the machine does with its own end changes
 //! nothing here.
 
+mod guard;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,14 +28,17 @@ use skep_net::egress::{guard_host, unguard_host};
 use skep_net::switch::{Switch, SwitchConfig};
 use skep_net::{LinkStats, Namespace};
 use skep_netplan::fabric::{Place, Port, plan};
+use skep_netplan::filter::group::Group;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use guard::Guard;
 use view::{HostView, MachineView, NetworkView, PortView, SubnetView};
 
 const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
 const NETWORKS: Resource = Resource::new("network.skep.io", "v1", "networks");
 const SUBNETS: Resource = Resource::new("network.skep.io", "v1", "subnets");
+const GROUPS: Resource = Resource::new("network.skep.io", "v1", "securitygroups");
 const MACHINES: Resource = Resource::new("compute.skep.io", "v1", "machines");
 const HOSTS: Resource = Resource::new("compute.skep.io", "v1", "hosts");
 /// The network that machines are in.
@@ -99,6 +104,7 @@ pub enum Error {
 /// One network here.
 struct Here {
     switch: Switch,
+    guard: Guard,
     /// Where its namespace is mounted.
     path: PathBuf,
     /// The interface of each machine, by its node's name.
@@ -109,6 +115,7 @@ struct Shared {
     client: Client,
     config: Config,
     ports: Informer<PortView>,
+    groups: Informer<Group>,
     machines: Informer<MachineView>,
     hosts: Informer<HostView>,
     here: Mutex<HashMap<TenantName, Arc<Mutex<Here>>>>,
@@ -137,6 +144,7 @@ impl HostNetwork {
         let all = |resource| Selection::all(resource, Tenants::All);
         let shared = Arc::new(Shared {
             ports: Informer::builder(&client, all(PORTS)).build(),
+            groups: Informer::builder(&client, all(GROUPS)).build(),
             machines: Informer::builder(&client, all(MACHINES)).build(),
             hosts: Informer::builder(&client, Selection::all(HOSTS, Tenants::Own)).build(),
             client,
@@ -159,6 +167,7 @@ impl HostNetwork {
             }};
         }
         follow!(ports);
+        follow!(groups);
         follow!(machines);
         follow!(hosts);
         let running = shared.clone();
@@ -303,6 +312,7 @@ pub fn remove_switches(folder: &Path) -> Result<usize, skep_net::Error> {
 impl Shared {
     async fn synced(&self) {
         self.ports.synced().await;
+        self.groups.synced().await;
         self.machines.synced().await;
         self.hosts.synced().await;
     }
@@ -378,10 +388,11 @@ impl Shared {
             switch.lead_out(&host, &subnets)?;
             // After that: who takes the filters away looks whether there is a network.
             guard_host(&host, &hosts, port)?;
-            skep_net::netlink::Result::Ok(switch)
+            let guard = Guard::open(&switch)?;
+            skep_net::netlink::Result::Ok((switch, guard))
         };
-        let switch = self.in_kernel(node, work).await?;
-        let here = Arc::new(Mutex::new(Here { switch, path, machines: BTreeMap::new() }));
+        let (switch, guard) = self.in_kernel(node, work).await?;
+        let here = Arc::new(Mutex::new(Here { switch, guard, path, machines: BTreeMap::new() }));
         self.here.lock().insert(tenant.clone(), here.clone());
         Ok(here)
     }
@@ -425,7 +436,14 @@ impl Shared {
             for (tenant, here) in all {
                 let machines = here.lock().machines.clone();
                 let wanted = plan(&self.ports_of(&tenant), &self.places(&tenant, &machines));
-                let work = move || here.lock().switch.set(&wanted);
+                let guarded = self.guarded(&tenant, &machines);
+                let work = move || {
+                    let mut here = here.lock();
+                    // Whom a port may talk to is said before it can.
+                    let Here { switch, guard, .. } = &mut *here;
+                    guard.set(switch, &guarded)?;
+                    switch.set(&wanted)
+                };
                 if let Err(error) = self.in_kernel("", work).await {
                     // What is known of the switch may be wrong now: it begins again from nothing.
                     tracing::warn!(%tenant, %error, "a network could not be changed; it is set up anew");

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use skep_base::SharedStr;
 use skep_net::MacAddr;
 use skep_netplan::fabric::Port;
+use skep_netplan::filter::group::Member;
 
 /// What networks have that say nothing.
 const DEFAULT_MTU: u32 = 1450;
@@ -56,6 +58,7 @@ pub(crate) struct PortSpec {
     node_name: Option<String>,
     node_interface: bool,
     allowed_pairs: Vec<Pair>,
+    security_group_names: Vec<SharedStr>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +69,17 @@ struct Pair {
 }
 
 impl PortView {
+    /// As security groups see it, for a host with these machines: all that it may send from is guarded.
+    pub(crate) fn member(&self, is_here: impl Fn(&str) -> bool) -> Member {
+        let spec = &self.spec;
+        let pairs = spec.allowed_pairs.iter().filter_map(|p| p.address.parse().ok());
+        Member {
+            addresses: spec.addresses.iter().copied().chain(pairs).collect(),
+            groups: spec.security_group_names.clone(),
+            here: spec.node_name.as_deref().is_some_and(is_here),
+        }
+    }
+
     /// As plans see it; nothing for one that is on no node, or has no address yet.
     pub(crate) fn port(&self) -> Option<Port> {
         let spec = &self.spec;

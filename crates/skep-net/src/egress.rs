@@ -30,6 +30,8 @@ pub const ROUTER_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 pub const ROUTER_MAC: MacAddr = MacAddr([0x0e, 0, 0, 0, 0, 1]);
 /// Whom the switch sends it: the host's end, which needs no address of its own and so has this one in name only.
 const HOST_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+/// The switch's bridge, with its ending zero.
+const BRIDGED: &[u8] = b"br\0";
 /// The switch's end.
 const UP: &str = "up";
 /// What the host's ends are called, before the network's number in hexadecimal.
@@ -152,6 +154,9 @@ fn inside_filters() -> Batch {
     batch.add_base_chain(INSIDE, "forward", &chain(ChainKind::Filter, Hook::Forward, true));
     batch.add_rule(INSIDE, "forward", &[&KNOWN[..], &ACCEPT].concat());
     batch.add_rule(INSIDE, "forward", &[&named(MetaKey::Oifname, up)[..], &ACCEPT].concat());
+    // What the bridge forwards comes by where it is filtered by connection, and is for those filters to judge.
+    let bridged = [named(MetaKey::Iifname, BRIDGED), named(MetaKey::Oifname, BRIDGED)].concat();
+    batch.add_rule(INSIDE, "forward", &[&bridged[..], &ACCEPT].concat());
     batch.add_base_chain(INSIDE, "postrouting", &chain(ChainKind::Nat, Hook::Postrouting, false));
     batch.add_rule(INSIDE, "postrouting", &[&named(MetaKey::Oifname, up)[..], &[Expr::Masquerade]].concat());
     batch

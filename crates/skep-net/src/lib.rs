@@ -2,7 +2,7 @@
 //!
 //! **Job.** Says to the kernel over netlink what is to be, and reads from it what is: network namespaces,
 //! veth pairs, bridges, VXLAN devices, addresses, routes, neighbours, forwarding entries, nf_tables and
-//! queueing disciplines. Above these sit whole pieces of a network: a [machine's own network](machine), its [services](service), and a [network on a host](switch).
+//! queueing disciplines. Above these sit whole pieces of a network: a [machine's own network](machine), its [services](service), [filters](filter), and a [network on a host](switch).
 //! **State.** In the kernel only. Every operation can be repeated; whoever starts anew reads what exists.
 //! **Tasks.** None. Calls block, for fractions of a millisecond; async callers use a blocking thread.
 //! **Must not know.** The API, tenants, Kubernetes: it gets names, numbers and addresses.
@@ -18,11 +18,13 @@
 
 pub mod conntrack;
 pub mod egress;
+pub mod filter;
 pub mod link;
 pub mod machine;
 pub mod netlink;
 pub mod nft;
 pub mod ns;
+mod origin;
 pub mod route;
 pub mod service;
 pub mod switch;

@@ -13,9 +13,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::link::{Bridge, BridgePort, Link, LinkStats, MacAddr, Net, Peer};
 use crate::netlink::{Error, Result, unless_exists};
 use crate::nft::{
-    BaseChain, Batch, ChainKind, Cmp, Expr, Family, Hook, MetaKey, Nft, PayloadBase, Reg, Table,
+    BaseChain, Batch, ChainKind, Cmp, Expr, Family, Hook, MetaKey, NewElement, Nft, PayloadBase, Reg, Table,
 };
 use crate::ns::{Namespace, sysctl};
+use crate::origin;
 use crate::route::{Forward, Neighbour, Route};
 
 /// The name of a pod's interface in the pod.
@@ -27,6 +28,9 @@ const POD_HASH_BITS: u32 = 48;
 
 /// What the machine says under its own addresses.
 const VOICE: Table = Table { family: Family::Netdev, name: "skep-uplink" };
+
+/// Whom each pod may speak as.
+const PODS: Table = Table { family: Family::Bridge, name: "skep-pods" };
 
 /// What a machine's network is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +60,42 @@ pub struct PodConfig {
     pub mac: MacAddr,
     /// Its addresses, each with the subnet's length: all of the subnet is reached directly.
     pub addresses: Vec<IpNet>,
+    /// Other addresses that it may send from.
+    pub pairs: Vec<IpAddr>,
     /// Through whom it reaches everything else, one of each family at most.
     pub gateways: Vec<IpAddr>,
     /// Largest packet.
     pub mtu: u32,
+}
+
+/// Who a pod is to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// The pod's unique id.
+    pub id: String,
+    /// The address of its interface.
+    pub mac: MacAddr,
+    /// The addresses that it may send from.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Speaker {
+    /// What lets it speak: sets, and their elements.
+    fn elements(&self) -> Vec<(&'static str, NewElement)> {
+        let interface = pod_interface(&self.id);
+        let mut all = vec![(origin::MACS, origin::allowed_mac(&interface, &self.mac.0))];
+        all.extend(self.addresses.iter().map(|ip| origin::allowed(&interface, &self.mac.0, *ip)));
+        all
+    }
+}
+
+impl PodConfig {
+    /// Who it is to others.
+    #[must_use]
+    pub fn speaker(&self) -> Speaker {
+        let all = self.addresses.iter().map(IpNet::addr).chain(self.pairs.iter().copied());
+        Speaker { id: self.id.clone(), mac: self.mac, addresses: all.collect() }
+    }
 }
 
 /// A pod's network as it is.
@@ -210,6 +246,7 @@ impl MachineNetwork {
             self.net.set_up(ours.index)?;
         }
         self.net.set_forwards(ours.index, &[Forward { mac: pod.mac, host: None }])?;
+        self.let_speak(&name, Some(pod))?;
         namespace.run(pod_sysctls)??;
         if !theirs.up {
             inside.set_up(theirs.index)?;
@@ -230,6 +267,44 @@ impl MachineNetwork {
         Ok(())
     }
 
+    /// From now on each pod speaks as itself only: who filters connections goes by their addresses. `known` are the pods
+    /// that there are; others say nothing until [`MachineNetwork::set_up_pod`] is called for them. It can be called again.
+    ///
+    /// # Errors
+    /// What the kernel says; then what was said before holds.
+    pub fn guard_pods(&mut self, known: &[Speaker]) -> Result<()> {
+        let mut batch = Batch::new();
+        batch.delete_table(PODS);
+        origin::filters(&mut batch, PODS, &origin::from_others(POD_PREFIX));
+        for pod in known {
+            for (set, element) in pod.elements() {
+                batch.add_element(PODS, set, element);
+            }
+        }
+        Nft::open(&self.namespace)?.commit(batch)
+    }
+
+    /// Lets a pod speak as itself, or an interface that is gone not any more. Where pods are not guarded, it is as it was: those
+    /// that there are would be silenced.
+    fn let_speak(&mut self, interface: &str, pod: Option<&PodConfig>) -> Result<()> {
+        let mut nft = Nft::open(&self.namespace)?;
+        let mut batch = Batch::new();
+        for set in origin::SETS {
+            let said = match nft.elements(PODS, set) {
+                Ok(said) => said,
+                Err(error) if error.is_missing() => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            for old in said.into_iter().filter(|e| origin::is_of(&e.key, interface)) {
+                batch.delete_element(PODS, set, NewElement { key: old.key, ..NewElement::default() });
+            }
+        }
+        for (set, element) in pod.map(PodConfig::speaker).iter().flat_map(Speaker::elements) {
+            batch.add_element(PODS, set, element);
+        }
+        nft.commit(batch)
+    }
+
     /// Takes a pod's network away, its namespace included. That there is none is fine.
     ///
     /// # Errors
@@ -237,6 +312,7 @@ impl MachineNetwork {
     pub fn tear_down_pod(&mut self, id: &str, namespace: &std::path::Path) -> Result<()> {
         // The machine's end first: it takes the other one with it, also when the namespace lives on in a process.
         self.net.delete_link(&pod_interface(id))?;
+        self.let_speak(&pod_interface(id), None)?;
         Namespace::remove(namespace)
     }
 
@@ -264,6 +340,9 @@ impl MachineNetwork {
         for pod in self.pods()? {
             self.net.delete_link(&pod.interface)?;
         }
+        let mut batch = Batch::new();
+        batch.delete_table(PODS);
+        Nft::open(&self.namespace)?.commit(batch)?;
         self.net.delete_link(&self.config.bridge)
     }
 }

@@ -4,43 +4,28 @@
 //! Nobody else is in there, the host least of all: a machine reaches the network's ports and nothing besides. That each
 //! network has a namespace also keeps equal addresses of different tenants apart, in every table that the kernel has.
 //!
-//! What comes from a machine passes, in this order:
-//!
-//! | Counter | Dropped |
-//! |---|---|
-//! | `mac` | from an Ethernet address that is not one of the machine's |
-//! | `dhcp`, `ra` | answers of DHCP servers, advertisements of routers |
-//! | `ip` | IPv4 or IPv6 from an address that does not belong to the Ethernet address |
-//! | `arp` | ARP that tells somebody else's address, and the same of IPv6 |
-//! | `other` | anything that is neither IP nor ARP |
+//! What comes from a machine must come from who the machine is: see [`crate::origin`].
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use skep_netplan::fabric::{Change, Fabric, Mac};
+use skep_netplan::fabric::{Change, Fabric};
 
 use crate::egress::ROUTER_MAC;
 use crate::link::{Bridge, BridgePort, LinkStats, MacAddr, Net, Peer, Vxlan};
 use crate::machine::quiet;
 use crate::netlink::{Result, unless_exists};
-use crate::nft::{
-    BaseChain, Batch, ChainKind, Cmp, Counter, Expr, Family, Hook, MetaKey, NewElement, Nft, PayloadBase,
-    Reg, Set, Table, Verdict,
-};
+use crate::nft::{Batch, Counter, Family, Nft, Table};
 use crate::ns::{LOOPBACK, Namespace, is_namespace, sysctl};
+use crate::origin;
 use crate::route::{Forward, Neighbour};
 
 const BRIDGE: &str = "br";
 const WIRE: &str = "vx";
 const TABLE: Table = Table { family: Family::Bridge, name: "skep-ports" };
-/// Before anything else that looks at bridged packets.
-const PRIORITY: i32 = -300;
 /// Of an interface that makes up no addresses by itself.
 const NO_ADDRESSES: &str = "1";
-/// Names of interfaces are this long in the kernel.
-const NAME_BYTES: usize = 16;
-const COUNTERS: [&str; 6] = ["mac", "dhcp", "ra", "ip", "arp", "other"];
 
 /// A network on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,12 +66,17 @@ impl Switch {
         // An address that nobody uses: the device sends nothing itself.
         let [_, a, b, c] = config.vni.to_be_bytes();
         let wire_mac = MacAddr([0x0e, 1, 0, a, b, c]);
+        let is_new = net.link(BRIDGE)?.is_none();
         unless_exists(net.add_bridge(BRIDGE, ROUTER_MAC, config.mtu, Bridge { call_iptables: false }))?;
         if net.link(WIRE)?.is_none() {
             let vxlan = Vxlan { vni: config.vni, local: config.local, port: config.port };
             Net::open(host)?.add_vxlan(WIRE, wire_mac, config.mtu, &vxlan, &namespace)?;
         }
-        namespace.run(|| quiet(WIRE).and_then(|()| only_switched()))??;
+        namespace.run(|| quiet(WIRE))??;
+        if is_new {
+            // Later it is for whoever filters by connection to say.
+            namespace.run(only_switched)??;
+        }
         let (bridge, wire) = (net.expect_link(BRIDGE)?.index, net.expect_link(WIRE)?.index);
         net.set_master(wire, bridge)?;
         let no = Some(false);
@@ -106,6 +96,12 @@ impl Switch {
         Ok(switch)
     }
 
+    /// The namespace that it is in.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Leads the network out through the host, under the host's address; `subnets` are where answers go. See [`crate::egress`].
     ///
     /// # Errors
@@ -118,7 +114,8 @@ impl Switch {
     fn start_filters(&mut self) -> Result<()> {
         let mut batch = Batch::new();
         batch.delete_table(TABLE);
-        filters(&mut batch);
+        // Other hosts have looked at what they send.
+        origin::filters(&mut batch, TABLE, &origin::from_interface(WIRE));
         self.nft.commit(batch)
     }
 
@@ -204,18 +201,18 @@ impl Switch {
                     self.net.set_forwards(link.index, &[Forward { mac: MacAddr(*mac), host: None }])?;
                 }
                 Change::Allow(interface, mac, ip) => {
-                    let (set, element) = allowed(interface, mac, *ip);
+                    let (set, element) = origin::allowed(interface, mac, *ip);
                     batch.add_element(TABLE, set, element);
                 }
                 Change::Disallow(interface, mac, ip) => {
-                    let (set, element) = allowed(interface, mac, *ip);
+                    let (set, element) = origin::allowed(interface, mac, *ip);
                     batch.delete_element(TABLE, set, element);
                 }
                 Change::AllowMac(interface, mac) => {
-                    batch.add_element(TABLE, "macs", element(source(interface, mac)));
+                    batch.add_element(TABLE, origin::MACS, origin::allowed_mac(interface, mac));
                 }
                 Change::DisallowMac(interface, mac) => {
-                    batch.delete_element(TABLE, "macs", element(source(interface, mac)));
+                    batch.delete_element(TABLE, origin::MACS, origin::allowed_mac(interface, mac));
                 }
             }
         }
@@ -299,131 +296,4 @@ fn only_switched() -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn element(key: Vec<u8>) -> NewElement {
-    NewElement { key, ..NewElement::default() }
-}
-
-/// Interface and Ethernet address, as keys have them.
-fn source(interface: &str, mac: &Mac) -> Vec<u8> {
-    let mut key = interface.as_bytes().to_vec();
-    key.resize(NAME_BYTES, 0);
-    key.extend(mac);
-    key.extend([0, 0]);
-    key
-}
-
-fn allowed(interface: &str, mac: &Mac, ip: IpAddr) -> (&'static str, NewElement) {
-    let mut key = source(interface, mac);
-    let set = match ip {
-        IpAddr::V4(ip) => {
-            key.extend(ip.octets());
-            "allowed4"
-        }
-        IpAddr::V6(ip) => {
-            key.extend(ip.octets());
-            "allowed6"
-        }
-    };
-    (set, element(key))
-}
-
-/// Where the key's parts are: four registers for the interface, two for the Ethernet address, then the IP address.
-const INTERFACE: Reg = Reg(0);
-const ETHER: Reg = Reg(4);
-const ADDRESS: Reg = Reg(6);
-/// For comparisons.
-const ANY: Reg = Reg(12);
-
-fn bytes(base: PayloadBase, offset: u32, len: u32, to: Reg) -> Expr<'static> {
-    Expr::Payload { base, offset, len, to }
-}
-
-/// Matches when some bytes are so.
-fn is<'a>(base: PayloadBase, offset: u32, value: &'a [u8]) -> [Expr<'a>; 2] {
-    // Values here are numbers of protocols and ports.
-    let len = u32::try_from(value.len()).unwrap_or(4);
-    [bytes(base, offset, len, ANY), Expr::Cmp { from: ANY, op: Cmp::Eq, value }]
-}
-
-fn filters(batch: &mut Batch) {
-    use PayloadBase::{Link, Network, Transport};
-    const NAME: u8 = NAME_BYTES as u8;
-    batch.add_table(TABLE);
-    for (name, key) in [("macs", &[NAME, 6][..]), ("allowed4", &[NAME, 6, 4]), ("allowed6", &[NAME, 6, 16])] {
-        batch.add_set(TABLE, &Set { name: name.into(), key: key.into(), ..Set::default() });
-    }
-    for counter in COUNTERS {
-        batch.add_counter(TABLE, counter);
-    }
-    let ingress = BaseChain {
-        kind: ChainKind::Filter,
-        hook: Hook::Prerouting,
-        priority: PRIORITY,
-        drop: false,
-        device: None,
-    };
-    batch.add_base_chain(TABLE, "ingress", &ingress);
-    for chain in ["ip4", "arp", "ip6", "neighbours"] {
-        batch.add_chain(TABLE, chain);
-    }
-    let drop = |name| [Expr::Count(name), Expr::Verdict(Verdict::Drop)];
-    let who = [Expr::Meta { key: MetaKey::Iifname, to: INTERFACE }, bytes(Link, 6, 6, ETHER)];
-    let in_set = |set, inverted| Expr::Lookup { set, from: INTERFACE, to: None, inverted };
-    let accept = || Expr::Verdict(Verdict::Accept);
-    let goto = |chain: &str| Expr::Verdict(Verdict::Goto(chain.into()));
-    let mut rule = |chain: &str, parts: &[&[Expr<'_>]]| batch.add_rule(TABLE, chain, &parts.concat());
-
-    // Other hosts have looked at what they send.
-    let mut wire = WIRE.as_bytes().to_vec();
-    wire.resize(NAME_BYTES, 0);
-    let from_wire = [
-        Expr::Meta { key: MetaKey::Iifname, to: INTERFACE },
-        Expr::Cmp { from: INTERFACE, op: Cmp::Eq, value: &wire },
-        accept(),
-    ];
-    rule("ingress", &[&from_wire]);
-    rule("ingress", &[&who, &[in_set("macs", true)], &drop("mac")]);
-    for (kind, chain) in [([0x08, 0x00], "ip4"), ([0x08, 0x06], "arp"), ([0x86, 0xdd], "ip6")] {
-        rule("ingress", &[&is(Link, 12, &kind), &[goto(chain)]]);
-    }
-    rule("ingress", &[&drop("other")]);
-
-    // A fragment has no ports to look at, but then it has no beginning of a packet either.
-    rule("ip4", &[&is(Network, 9, &[17]), &is(Transport, 0, &67u16.to_be_bytes()), &drop("dhcp")]);
-    rule("ip4", &[&who, &[bytes(Network, 12, 4, ADDRESS), in_set("allowed4", false), accept()]]);
-    rule("ip4", &[&drop("ip")]);
-
-    // Who tells, and who sends: both must be the same, and have the address that is told.
-    let told = [
-        Expr::Meta { key: MetaKey::Iifname, to: INTERFACE },
-        bytes(Network, 8, 6, ETHER),
-        bytes(Network, 14, 4, ADDRESS),
-    ];
-    rule("arp", &[&told, &[in_set("allowed4", true)], &drop("arp")]);
-    rule("arp", &[&who, &[bytes(Network, 14, 4, ADDRESS), in_set("allowed4", true)], &drop("arp")]);
-    rule("arp", &[&[accept()]]);
-
-    rule("ip6", &[&is(Network, 6, &[17]), &is(Transport, 0, &547u16.to_be_bytes()), &drop("dhcp")]);
-    rule("ip6", &[&is(Network, 6, &[58]), &is(Transport, 0, &[134]), &drop("ra")]);
-    rule("ip6", &[&is(Network, 6, &[58]), &is(Transport, 0, &[136]), &[goto("neighbours")]]);
-    rule("ip6", &[&who, &[bytes(Network, 8, 16, ADDRESS), in_set("allowed6", false), accept()]]);
-    // An interface's own address on the link is only good for asking neighbours, and so is none at all.
-    let asks = [is(Network, 6, &[58]), is(Transport, 0, &[135])].concat();
-    rule("ip6", &[&asks, &is(Network, 8, &[0xfe, 0x80]), &[accept()]]);
-    rule("ip6", &[&asks, &is(Network, 8, &[0; 16]), &[accept()]]);
-    // What every system says by itself on a link, which groups it is in and that it looks for a router, leads nowhere
-    // here. It is no forgery, and not counted.
-    for own in [&[0xfe, 0x80][..], &[0; 16]] {
-        let unheard = [Expr::Verdict(Verdict::Drop)];
-        rule("ip6", &[&is(Network, 6, &[58]), &is(Network, 8, own), &unheard]);
-    }
-    // Membership reports come behind an option.
-    rule("ip6", &[&is(Network, 6, &[0]), &is(Network, 8, &[0xfe, 0x80]), &[Expr::Verdict(Verdict::Drop)]]);
-    rule("ip6", &[&is(Network, 6, &[0]), &is(Network, 8, &[0; 16]), &[Expr::Verdict(Verdict::Drop)]]);
-    rule("ip6", &[&drop("ip")]);
-    // What is told must be the teller's: the target of the advertisement.
-    rule("neighbours", &[&who, &[bytes(Transport, 8, 16, ADDRESS), in_set("allowed6", false), accept()]]);
-    rule("neighbours", &[&drop("arp")]);
 }

@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Mounts, can, machine, pod, talk};
+use common::{Mounts, arrives, can, machine, pod, talk};
 use skep_net::machine::{MachineNetwork, pod_interface};
-use skep_net::{Namespace, Net};
+use skep_net::nft::{Family, Nft};
+use skep_net::{MacAddr, Namespace, Net};
 
 #[test]
 fn pods_reach_each_other_and_the_machine() {
@@ -25,6 +26,47 @@ fn pods_reach_each_other_and_the_machine() {
     let routes = Net::open(&ns_a).unwrap().routes().unwrap();
     let gateways: Vec<_> = routes.iter().filter_map(|r| Some(r.gateway?.to_string())).collect();
     assert_eq!(gateways, ["10.7.0.1", "fd07::1"]);
+}
+
+#[test]
+fn a_pod_speaks_as_itself_only() {
+    if !can() {
+        return;
+    }
+    let (mut machine, mounts) = (machine(), Mounts::new());
+    let (mut a, b) = (pod(1, &mounts.path("a")), pod(2, &mounts.path("b")));
+    a.pairs = vec!["10.7.1.100".parse().unwrap()];
+    machine.guard_pods(&[]).unwrap();
+    machine.set_up_pod(&a).unwrap();
+    machine.set_up_pod(&b).unwrap();
+    let (ns_a, ns_b) = (Namespace::open(&a.namespace).unwrap(), Namespace::open(&b.namespace).unwrap());
+    let reach = |source: &str, target: &str| arrives(&ns_a, &ns_b, source, target);
+    let mut inside = Net::open(&ns_a).unwrap();
+    let nic = inside.expect_link("eth0").unwrap().index;
+    for (own, forged, target) in
+        [("10.7.1.1", "10.7.1.9", "10.7.1.2"), ("fd07::1:1", "fd07::1:9", "fd07::1:2")]
+    {
+        assert!(reach(own, target));
+        let prefix = if own.contains(':') { 64 } else { 16 };
+        inside.add_address(nic, format!("{forged}/{prefix}").parse().unwrap()).unwrap();
+        assert!(!reach(forged, target), "{forged} is not its own");
+        assert!(reach(own, target));
+    }
+    inside.add_address(nic, "10.7.1.100/16".parse().unwrap()).unwrap();
+    assert!(reach("10.7.1.100", "10.7.1.2"), "one that it may send from");
+    inside.set_mac(nic, MacAddr([2, 0, 0, 0, 1, 9])).unwrap();
+    assert!(!reach("10.7.1.1", "10.7.1.2"));
+    inside.set_mac(nic, a.mac).unwrap();
+    assert!(reach("10.7.1.1", "10.7.1.2"));
+    // A new agent says it anew, and nothing of what was said before is lost meanwhile.
+    let mut machine =
+        MachineNetwork::set_up(machine.namespace().try_clone().unwrap(), machine.config().clone()).unwrap();
+    machine.guard_pods(&[a.speaker(), b.speaker()]).unwrap();
+    assert!(reach("10.7.1.1", "10.7.1.2") && !reach("10.7.1.9", "10.7.1.2"));
+    a.pairs.clear();
+    machine.set_up_pod(&a).unwrap();
+    inside.add_address(nic, "10.7.1.100/16".parse().unwrap()).unwrap();
+    assert!(!reach("10.7.1.100", "10.7.1.2") && reach("10.7.1.1", "10.7.1.2"));
 }
 
 #[test]
@@ -99,11 +141,14 @@ fn nothing_is_left() {
     }
     let (mut machine, mounts) = (machine(), Mounts::new());
     let namespace = machine.namespace().try_clone().unwrap();
+    machine.guard_pods(&[]).unwrap();
     for n in 1..=3 {
         machine.set_up_pod(&pod(n, &mounts.path(&n.to_string()))).unwrap();
     }
     assert_eq!(machine.pods().unwrap().len(), 3);
+    machine.tear_down_pod("pod-3", &mounts.path("3")).unwrap();
     machine.tear_down().unwrap();
+    assert_eq!(Nft::open(&namespace).unwrap().tables(Family::Bridge).unwrap(), [""; 0]);
     let names: Vec<_> = Net::open(&namespace).unwrap().links().unwrap().into_iter().map(|l| l.name).collect();
     assert_eq!(names, ["lo"]);
 }

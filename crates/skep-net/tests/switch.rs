@@ -4,15 +4,19 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Mounts, can, talk};
+use common::{Mounts, arrives, can, talk};
+use serde_json::json;
+use skep_net::filter::{Filter, Purpose, filter_bridged};
 use skep_net::link::{Bridge, Peer};
+use skep_net::nft::{Family, Nft};
 use skep_net::switch::{Switch, SwitchConfig};
 use skep_net::{MacAddr, Namespace, Net};
 use skep_netplan::fabric::{Place, Port, plan};
+use skep_netplan::filter::group::{self, Group, Member};
 
 /// A computer: its namespace, its address, and a switch for each tenant.
 struct Host {
@@ -125,16 +129,6 @@ impl Cloud {
     }
 }
 
-/// A packet there; whether it arrives.
-fn arrives(from: &Namespace, to: &Namespace, source: &str, target: &str) -> bool {
-    let server = to.run(|| UdpSocket::bind((target.parse::<IpAddr>().unwrap(), 7000))).unwrap().unwrap();
-    server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let client = from.run(|| UdpSocket::bind((source.parse::<IpAddr>().unwrap(), 0))).unwrap().unwrap();
-    let target = SocketAddr::new(target.parse().unwrap(), 7000);
-    let mut buf = [0; 16];
-    (0..2).any(|_| client.send_to(b"x", target).is_ok() && server.recv_from(&mut buf).is_ok())
-}
-
 #[test]
 fn three_hosts_two_tenants_same_addresses() {
     if !can() {
@@ -238,6 +232,60 @@ fn what_is_forged_is_dropped_and_counted() {
     let server = cloud.machines[0][0].run(|| UdpSocket::bind(format!("{own}:67"))).unwrap().unwrap();
     server.send_to(b"offer", format!("{other}:68")).unwrap();
     assert_eq!(cloud.dropped(0, 0)["dhcp"], 1);
+}
+
+#[test]
+fn security_groups_hold_outside_of_machines() {
+    if !can() {
+        return;
+    }
+    let cloud = Cloud::new(3, 1);
+    let machines = &cloud.machines[0];
+    let reach = |from: usize, to: usize| {
+        let all = [machine_ip as fn(usize) -> IpAddr, machine_ip6];
+        let heard =
+            all.map(|ip| arrives(&machines[from], &machines[to], &ip(from).to_string(), &ip(to).to_string()));
+        assert_eq!(heard[0], heard[1], "both families alike");
+        heard[0]
+    };
+    // The second is in a group that the first may come to; it may itself go nowhere but to the third.
+    let groups: BTreeMap<String, Group> = serde_json::from_value(json!({
+        "door": {"spec": {"ingress": [{"protocol": "UDP", "ports": [{"first": 7000}], "groupNames": ["guests"]}],
+                          "egress": [{"cidrs": ["10.64.0.13/32", "fd64::13/128"]}]}},
+        "guests": {"spec": {"ingress": []}},
+    }))
+    .unwrap();
+    let member = |n: usize, names: &[&str], here: bool| Member {
+        addresses: vec![machine_ip(n), machine_ip6(n)],
+        groups: names.iter().map(|g| (*g).into()).collect(),
+        here,
+    };
+    let mut filters: Vec<Filter> = (0..3)
+        .map(|n| Filter::open(cloud.hosts[n].switches[0].namespace(), Purpose::Groups).unwrap())
+        .collect();
+    let mut set = |guests: &[&str], doors: &[&str]| {
+        for (n, filter) in filters.iter_mut().enumerate() {
+            let members = [member(0, guests, n == 0), member(1, doors, n == 1)];
+            let wanted = group::plan(&groups, &members);
+            filter_bridged(cloud.hosts[n].switches[0].namespace(), !wanted.guarded.is_empty()).unwrap();
+            filter.set(&wanted).unwrap();
+        }
+    };
+    set(&["guests"], &["door"]);
+    assert!(reach(0, 1), "from a port of the group");
+    assert!(!reach(2, 1), "from elsewhere");
+    assert!(reach(1, 2), "where it may go, and back");
+    assert!(!reach(1, 0), "where it may not");
+    assert!(!reach(2, 0), "nobody comes to a guest");
+    assert!(reach(0, 2));
+    // In the machine itself there are no filters that its root could take away.
+    assert_eq!(Nft::open(&machines[1]).unwrap().tables(Family::Ip).unwrap(), [""; 0]);
+    // One that leaves the group.
+    set(&[], &["door"]);
+    assert!(!reach(0, 1) && reach(2, 0));
+    // And nothing to guard any more.
+    set(&[], &[]);
+    assert!(reach(0, 1) && reach(1, 0) && reach(2, 1));
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! The network of a node, kept as the API says.
 //!
 //! **Job.** For the agent of one node: sets up the node's bridge from its tenant's network; makes the port of each pod and
-//! from it the pod's interface; programs the tenant's services and answers its names, from one copy of them; leads the
-//! `kubernetes` service to the API server.
-//! **State.** Copies of the tenant's services and endpoint slices, what is programmed of them, which pod has which port.
-//! **Tasks.** One per informer, one that programs, the name server's, one per connection to the API server.
-//! **Must not know.** Pods beyond their names and annotations, containers, hosts, other tenants.
+//! from it the pod's interface; programs the tenant's services and answers its names, from one copy of them; lets its
+//! pods talk to whom network policies and security groups say; leads the `kubernetes` service to the API server.
+//! **State.** Copies of the tenant's services and endpoint slices, of its policies and groups, and where there is one of those of
+//! its ports and namespaces; what is programmed of them, which pod has which port.
+//! **Tasks.** One per informer, two that program, one that keeps labels of ports, the name server's, one per connection to the API
+//! server.
+//! **Must not know.** Pods beyond their names, annotations and labels, containers, hosts, other tenants.
 //!
 //! The agent calls it on the machine's side: everything happens in the namespace of the calling process.
 
+mod filters;
 mod ports;
 mod relay;
 mod services;
@@ -133,6 +136,7 @@ impl Error {
 /// The running network of a node; its tasks end when it is dropped, and what is in the kernel stays for the next agent.
 pub struct NodeNetwork {
     ports: ports::Ports,
+    filters: Arc<filters::Filters>,
     machine: Arc<Mutex<MachineNetwork>>,
     addresses: Vec<IpNet>,
     _tasks: JoinSet<()>,
@@ -157,8 +161,8 @@ async fn in_kernel<T: Send + 'static>(
 }
 
 impl NodeNetwork {
-    /// Sets up the node's network in the namespace of this process, and keeps it current from then on. Services and names are
-    /// complete when it returns.
+    /// Sets up the node's network in the namespace of this process, and keeps it current from then on. Services, names and
+    /// filters are complete when it returns.
     ///
     /// # Errors
     /// When the tenant's network cannot be read, or the kernel refuses. It can be called again.
@@ -178,14 +182,18 @@ impl NodeNetwork {
             uplink: config.uplink.clone(),
             gateways: config.uplink.iter().map(|_| router()).collect(),
         };
+        let of_pods = ports.of_node().await?;
+        let speakers: Vec<_> = of_pods.iter().filter_map(ports::Port::speaker).collect();
         let machine = in_kernel("set up the node's bridge", move || {
             let mut machine = MachineNetwork::set_up(Namespace::current()?, machine)?;
             machine.add_routes(&[service_range()])?;
+            machine.guard_pods(&speakers)?;
             Ok(machine)
         })
         .await?;
         let mut tasks = JoinSet::new();
         let names = services::start(&client, &config, &mut tasks).await?;
+        let filters = filters::start(&client, &config.node, of_pods, &mut tasks).await?;
         let listen = SocketAddr::from((DNS_IP, DNS_PORT));
         let dns = skep_dns::Config {
             listen: vec![listen],
@@ -199,7 +207,14 @@ impl NodeNetwork {
         if let Some(socket) = config.api_socket {
             relay::start(SocketAddr::from((API_IP, API_PORT)), socket, &mut tasks).await?;
         }
-        Ok(NodeNetwork { ports, machine: Arc::new(Mutex::new(machine)), addresses, _tasks: tasks, _dns: dns })
+        Ok(NodeNetwork {
+            ports,
+            filters,
+            machine: Arc::new(Mutex::new(machine)),
+            addresses,
+            _tasks: tasks,
+            _dns: dns,
+        })
     }
 
     /// The node's own addresses in its tenant's network; none when it has no port.
@@ -220,7 +235,9 @@ impl NodeNetwork {
     /// # Errors
     /// When there is no address for it, or the kernel refuses.
     pub async fn set_up(&self, pod: &PodRef, netns: &Path) -> Result<Vec<IpAddr>, Error> {
-        let config = self.ports.pod_config(pod, netns).await?;
+        let (config, port) = self.ports.pod_config(pod, netns).await?;
+        // Whom it may talk to is said before it can.
+        self.filters.add(&pod.uid, &port).await?;
         let addresses = config.addresses.iter().map(IpNet::addr).collect();
         let (machine, what) =
             (self.machine.clone(), format!("connect the pod {}/{}", pod.namespace, pod.name));
@@ -236,7 +253,9 @@ impl NodeNetwork {
         let (machine, id, path) = (self.machine.clone(), uid.to_owned(), netns.to_owned());
         in_kernel("disconnect a pod", move || machine.lock().tear_down_pod(&id, &path)).await?;
         // Only then may somebody else have the addresses.
-        self.ports.release(uid).await
+        self.ports.release(uid).await?;
+        self.filters.remove(uid);
+        Ok(())
     }
 
     /// What each pod sent and received, by the pod's uid.

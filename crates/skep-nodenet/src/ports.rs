@@ -8,13 +8,16 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use skep_base::SharedStr;
 use skep_client::{Client, DeleteParams, ErrorKind, List, ListParams, Patch, Resource, Tenants};
 use skep_net::MacAddr;
-use skep_net::machine::PodConfig;
+use skep_net::machine::{PodConfig, Speaker};
+
+use skep_netplan::filter::policy::Labels;
 
 use crate::{Error, PodRef};
 
-const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
+pub(crate) const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
 const NETWORKS: Resource = Resource::new("network.skep.io", "v1", "networks");
 const SUBNETS: Resource = Resource::new("network.skep.io", "v1", "subnets");
 
@@ -28,10 +31,12 @@ const QOS_ANNOTATION: &str = "network.skep.io/qos-policy";
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Meta {
-    name: String,
-    namespace: String,
+pub(crate) struct Meta {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
     uid: String,
+    pub(crate) labels: Labels,
+    pub(crate) annotations: HashMap<String, String>,
     deletion_timestamp: Option<String>,
     owner_references: Vec<Owner>,
 }
@@ -45,20 +50,29 @@ struct Owner {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Port {
-    metadata: Meta,
-    spec: PortSpec,
+pub(crate) struct Port {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: PortSpec,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct PortSpec {
-    network_name: String,
-    addresses: Vec<IpAddr>,
+pub(crate) struct PortSpec {
+    pub(crate) network_name: String,
+    pub(crate) addresses: Vec<IpAddr>,
     mac: String,
-    pod_name: Option<String>,
-    node_name: Option<String>,
+    pub(crate) pod_name: Option<String>,
+    pub(crate) node_name: Option<SharedStr>,
     node_interface: bool,
+    pub(crate) security_group_names: Vec<SharedStr>,
+    allowed_pairs: Vec<Pair>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Pair {
+    address: String,
+    mac: Option<String>,
 }
 
 impl Port {
@@ -66,7 +80,20 @@ impl Port {
         self.spec.mac.parse().ok()
     }
 
-    fn pod_uid(&self) -> Option<&str> {
+    /// Single addresses that it may send from beside its own, from its own interface: as the host lets them through.
+    fn pairs(&self) -> Vec<IpAddr> {
+        let own = |p: &&Pair| p.mac.as_ref().is_none_or(|mac| *mac == self.spec.mac);
+        self.spec.allowed_pairs.iter().filter(own).filter_map(|p| p.address.parse().ok()).collect()
+    }
+
+    /// Who the pod of this port is to others.
+    pub(crate) fn speaker(&self) -> Option<Speaker> {
+        let mut addresses = self.spec.addresses.clone();
+        addresses.extend(self.pairs());
+        Some(Speaker { id: self.pod_uid()?.to_owned(), mac: self.mac()?, addresses })
+    }
+
+    pub(crate) fn pod_uid(&self) -> Option<&str> {
         self.metadata.owner_references.iter().find(|o| o.kind == "Pod").map(|o| o.uid.as_str())
     }
 }
@@ -160,7 +187,7 @@ impl Ports {
         Ok(Network { mtu: network.spec.mtu.unwrap_or(DEFAULT_MTU), subnets })
     }
 
-    async fn of_node(&self) -> Result<Vec<Port>, Error> {
+    pub(crate) async fn of_node(&self) -> Result<Vec<Port>, Error> {
         let fields = format!("spec.nodeName={}", self.node);
         let params = ListParams { fields, ..ListParams::default() };
         let all: List<Port> = self
@@ -178,21 +205,23 @@ impl Ports {
     }
 
     /// The interface that a pod is to have: its port's, which is made if it is not there.
-    pub(crate) async fn pod_config(&self, pod: &PodRef, netns: &Path) -> Result<PodConfig, Error> {
+    pub(crate) async fn pod_config(&self, pod: &PodRef, netns: &Path) -> Result<(PodConfig, Port), Error> {
         let port = self.port_of(pod).await?;
         let about =
             || Error::Taken(format!("the port {}/{} has no Ethernet address", pod.namespace, pod.name));
         let network = self.network(&port.spec.network_name).await?;
         let place = (port.metadata.namespace.clone(), port.metadata.name.clone());
         self.known.lock().insert(pod.uid.clone(), place);
-        Ok(PodConfig {
+        let config = PodConfig {
             id: pod.uid.clone(),
             namespace: netns.to_owned(),
             mac: port.mac().ok_or_else(about)?,
             addresses: network.with_prefix(&port.spec.addresses),
             gateways: network.gateways_of(&port.spec.addresses),
+            pairs: port.pairs(),
             mtu: network.mtu,
-        })
+        };
+        Ok((config, port))
     }
 
     async fn port_of(&self, pod: &PodRef) -> Result<Port, Error> {
@@ -216,7 +245,7 @@ impl Ports {
             };
             let at = named;
             let going = there.metadata.deletion_timestamp.is_some();
-            let here = there.spec.node_name.as_deref() == Some(&self.node);
+            let here = there.spec.node_name.as_deref() == Some(self.node.as_str());
             if there.pod_uid() == Some(&pod.uid) && here && !going {
                 return Ok(there);
             }

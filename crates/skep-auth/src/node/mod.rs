@@ -75,8 +75,11 @@ impl NodeGraph {
                 ("", "nodes") => return q.node(),
                 ("", "pods") => return q.pod(),
                 ("network.skep.io", "ports") => return q.port(),
-                // What an agent programs services and names from, and where its pods are.
-                ("network.skep.io", "networks" | "subnets") | ("discovery.k8s.io", "endpointslices") => {
+                // What an agent programs services, names and filters from, and where its pods are.
+                ("network.skep.io", "networks" | "subnets" | "securitygroups")
+                | ("discovery.k8s.io", "endpointslices")
+                | ("networking.k8s.io", "networkpolicies")
+                | ("", "namespaces") => {
                     let read = matches!(a.verb, "get" | "list" | "watch") && a.subresource.is_empty();
                     return allow_if(read);
                 }
@@ -215,15 +218,10 @@ impl Question<'_> {
             return no("cannot authorize Port subresources");
         }
         match self.a.verb {
-            "list" | "watch" => {
-                if self.selects_own("spec.nodeName") {
-                    ALLOW
-                } else {
-                    no("can only list/watch ports with spec.nodeName field selector")
-                }
-            }
-            // Which ports, is for the network admission to see.
-            "get" | "create" | "update" | "patch" | "delete" => ALLOW,
+            // Of all ports: whom its pods may talk to goes by the labels of pods on other nodes, which their ports carry. They
+            // say nothing else of pods; pods themselves a node reads its own only. Which ports it may write, is for the network
+            // admission to see.
+            "get" | "list" | "watch" | "create" | "update" | "patch" | "delete" => ALLOW,
             _ => Decision::NoOpinion(Reason::None),
         }
     }

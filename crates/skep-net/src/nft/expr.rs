@@ -87,6 +87,7 @@ pub enum Cmp {
 #[allow(missing_docs)]
 pub enum CtKey {
     State = 0,
+    Direction = 1,
     Status = 2,
     Mark = 3,
 }

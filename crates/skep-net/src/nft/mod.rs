@@ -103,6 +103,16 @@ pub enum MapTo {
     Counter,
 }
 
+/// What part of a key is, by the numbers of nft(8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum KeyType {
+    Ipv4 = 7,
+    Ipv6 = 8,
+    Protocol = 12,
+    Port = 13,
+}
+
 /// A set, or a map.
 #[derive(Clone, Debug, Default)]
 pub struct Set {
@@ -110,6 +120,8 @@ pub struct Set {
     pub name: String,
     /// The lengths of the parts of its keys, in bytes; each takes a multiple of four.
     pub key: Vec<u8>,
+    /// What the parts are, for programs that print them: some fail on ranges of they know not what. None may be said.
+    pub key_types: Vec<KeyType>,
     /// What it maps to, if it is a map.
     pub map: Option<MapTo>,
     /// Whether an element is a range of keys.
@@ -316,8 +328,9 @@ impl Batch {
         let mut m = message(table.family, NFT_MSG_NEWSET, NLM_F_CREATE);
         m.str(NFTA_SET_TABLE, table.name).str(NFTA_SET_NAME, &set.name);
         let key_len: u32 = set.key.iter().map(|p| u32::from(p.next_multiple_of(4))).sum();
-        // What type a key has matters to programs that print it, not to the kernel.
-        m.be32(NFTA_SET_KEY_TYPE, 0).be32(NFTA_SET_KEY_LEN, key_len).be32(NFTA_SET_ID, self.sets);
+        // What type a key has matters to programs that print it, not to the kernel. Each part has six bits of it.
+        let key_type = set.key_types.iter().fold(0, |all, part| all << 6 | *part as u32);
+        m.be32(NFTA_SET_KEY_TYPE, key_type).be32(NFTA_SET_KEY_LEN, key_len).be32(NFTA_SET_ID, self.sets);
         match set.map {
             Some(MapTo::Bytes(len)) => {
                 flags |= NFT_SET_MAP;
@@ -354,6 +367,13 @@ impl Batch {
         }
         m.be32(NFTA_SET_FLAGS, flags);
         self.push(m, format!("make the set {}", set.name));
+    }
+
+    /// Removes a set with all that is in it. It must exist and be used by nothing.
+    pub fn delete_set(&mut self, table: Table, name: &str) {
+        let mut m = message(table.family, NFT_MSG_DELSET, 0);
+        m.str(NFTA_SET_TABLE, table.name).str(NFTA_SET_NAME, name);
+        self.push(m, format!("delete the set {name}"));
     }
 
     /// Adds elements to a set or map. One that is there with something else refuses the transaction.

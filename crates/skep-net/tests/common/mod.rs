@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ pub fn pod(n: u8, namespace: &Path) -> PodConfig {
             format!("10.7.1.{n}/16").parse().unwrap(),
             format!("fd07::1:{n}/64").parse().unwrap(),
         ],
+        pairs: vec![],
         gateways: vec!["10.7.0.1".parse().unwrap(), "fd07::1".parse().unwrap()],
         mtu: 1450,
     }
@@ -92,4 +93,14 @@ pub fn talk(client: &Namespace, server: &Namespace, to: &str) -> std::io::Result
     stream.read_exact(&mut back)?;
     assert_eq!(&back, b"hello");
     accept.join().unwrap()
+}
+
+/// A packet there; whether it arrives.
+pub fn arrives(from: &Namespace, to: &Namespace, source: &str, target: &str) -> bool {
+    let server = to.run(|| UdpSocket::bind((target.parse::<IpAddr>().unwrap(), 7000))).unwrap().unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let client = from.run(|| UdpSocket::bind((source.parse::<IpAddr>().unwrap(), 0))).unwrap().unwrap();
+    let target = SocketAddr::new(target.parse().unwrap(), 7000);
+    let mut buf = [0; 16];
+    (0..2).any(|_| client.send_to(b"x", target).is_ok() && server.recv_from(&mut buf).is_ok())
 }
