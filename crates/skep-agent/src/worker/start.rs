@@ -368,7 +368,12 @@ impl Worker {
         })
         .map_err(|e| config(e.to_string()))?;
         let previous = self.instances.iter().filter(|i| i.name == c.name).map(|i| i.restart_count + 1).max();
-        let restart_count = previous.unwrap_or_else(|| self.reported_restart_count(&c.name));
+        let restart_count = previous.unwrap_or_else(|| {
+            let reported = self.reported_restart_count(&c.name);
+            // A run of this number had this log, though runtime and status have forgotten it: the machine was stopped under it.
+            let ran = self.node.layout.log(&self.pod, &c.name, reported).exists();
+            reported + u32::from(ran)
+        });
         let id = container_id();
         let termination_log = self.make_places(c, &id, restart_count).map_err(config)?;
         let inputs = Inputs {
