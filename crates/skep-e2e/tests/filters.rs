@@ -289,6 +289,12 @@ fn pods_talk_to_whom_they_may() {
     ]);
     shop.patch_port("near", &["friends"]);
     shop.expect("by group", &[("near", web, true), ("far", web, false), ("far", near, true)]);
+    // A pod that says itself which group it is in, on another machine.
+    let mut friend = pod("default", "friend", Some(false));
+    friend["metadata"]["annotations"] = json!({"network.skep.io/security-groups": "friends"});
+    k.apply(&[friend]);
+    k.ready(&["friend"]);
+    shop.expect("by the pod's own group", &[("friend", web, true), ("far", web, false)]);
     // Outside of the machine, where its root takes nothing away.
     let before = counted(&switch, &format!("ingress-{web_ip}"));
     let (ok, said) = inside(&machine, &["nft", "flush", "ruleset"]);
