@@ -48,8 +48,9 @@ fn refused(tenant: &Tenant, name: &str, image: &str) -> String {
     let at = "jsonpath={.status.containerStatuses[0].state.waiting.reason}: {.status.containerStatuses[0].state.waiting.message}";
     loop {
         let said = tenant.run(&["get", "pod", name, "-o", at]);
-        if said.starts_with("ErrImagePull: ") {
-            return said.replace(image, "IMAGE");
+        // Between two tries the reason is a back-off, which repeats the error.
+        if let Some((_, why)) = said.rsplit_once("ErrImagePull: ") {
+            return why.replace(image, "IMAGE");
         }
         assert!(Instant::now() < end, "{name}: {said}");
         std::thread::sleep(std::time::Duration::from_millis(20));
