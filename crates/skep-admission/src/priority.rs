@@ -85,7 +85,8 @@ pub(crate) fn validate_class(review: &Review<'_>, class: &PriorityClass) -> Resu
 /// The default class; the one of lowest priority, should there be several.
 fn default_class(review: &Review<'_>) -> Result<Option<PriorityClass>, Refusal> {
     let mut found: Option<PriorityClass> = None;
-    for stored in review.lookup.list(&PRIORITY_CLASSES, "") {
+    // No class that every tenant has is the default.
+    for stored in review.lookup.list_stored(&PRIORITY_CLASSES) {
         if !mentions(&stored.json, IS_DEFAULT) {
             continue;
         }

@@ -26,6 +26,10 @@ pub trait Lookup {
     /// All objects of a namespace, or of the tenant when `namespace` is empty, by name. Allocates nothing
     /// when there are none.
     fn list(&self, resource: &GroupResource, namespace: &str) -> Vec<Stored>;
+    /// All objects of the tenant that are not default objects in the form that every tenant has them in.
+    fn list_stored(&self, resource: &GroupResource) -> Vec<Stored> {
+        self.list(resource, "")
+    }
     /// A selectable field of an object, without decoding it: empty when the object does not have it, `None`
     /// when there is no such object.
     fn field(&self, resource: &GroupResource, namespace: &str, name: &str, field: &str) -> Option<String>;
@@ -135,7 +139,7 @@ impl Review<'_> {
 /// Whether stored JSON holds a text, so that what surely does not matter need not be decoded: the API server
 /// writes compact JSON, and keys as they are.
 pub(crate) fn mentions(json: &[u8], text: &str) -> bool {
-    std::str::from_utf8(json).is_ok_and(|json| json.contains(text))
+    memchr::memmem::find(json, text.as_bytes()).is_some()
 }
 
 /// Reads what the API server stored.

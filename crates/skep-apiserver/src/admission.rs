@@ -80,6 +80,11 @@ impl Lookup for TenantObjects<'_> {
         listing.map(|l| l.items.iter().map(|(_, v)| stored(v)).collect()).unwrap_or_default()
     }
 
+    fn list_stored(&self, resource: &GroupResource) -> Vec<Stored> {
+        let scope = Scope::Tenant(resource.clone(), self.tenant.clone());
+        self.objects.list_stored(&scope).map(|l| l.iter().map(stored).collect()).unwrap_or_default()
+    }
+
     fn field(&self, resource: &GroupResource, namespace: &str, name: &str, field: &str) -> Option<String> {
         let key = Key::new(resource.clone(), self.tenant.clone(), namespace, name);
         self.objects.get(&key).map(|v| v.attrs().field(field).unwrap_or("").to_owned())

@@ -78,6 +78,8 @@ pub struct App {
     pub metrics: crate::metrics::Metrics,
     /// Who did what, if that is to be written down: set before the server listens.
     pub audit: std::sync::OnceLock<Arc<crate::audit::AuditLog>>,
+    /// What a new tenant is given.
+    pub first_objects: tenants::FirstObjects,
     schema: MergeSchema,
     type_names: FxHashMap<(String, String), String>,
     /// The OpenAPI documents, made when first asked for.
@@ -125,7 +127,9 @@ impl App {
             .collect();
         let (schema, type_names) = crate::openapi::merge_schema(&registry);
         let authenticator = Authenticator::new(pki.master_secret(), std::slice::from_ref(&config.base_url));
+        let first_objects = tenants::FirstObjects::new(&registry, pki.ca_pem(), &config.addresses)?;
         let app = Arc::new(App {
+            first_objects,
             authenticator,
             authorizer: Authorizer::new(),
             openapi: crate::openapi::Documents::default(),
@@ -202,14 +206,8 @@ impl App {
         match (key.resource.group(), key.resource.resource()) {
             ("tenancy.skep.io", "tenants") => {
                 let tenant = TenantName::new(&key.name).map_err(|e| ApiError::bad_request(e.to_string()))?;
-                tenants::first_objects(
-                    &self.registry,
-                    &tenant,
-                    self.pki.ca_pem(),
-                    &self.config.addresses,
-                    crate::alloc_network::first_network(&self.objects, &tenant)?,
-                    now,
-                )
+                let network = crate::alloc_network::first_network(&self.objects, &tenant)?;
+                self.first_objects.writes(&self.registry, &tenant, network, now)
             }
             ("", "namespaces") => {
                 tenants::first_in_namespace(&self.registry, &key.tenant, &key.name, self.pki.ca_pem(), now)

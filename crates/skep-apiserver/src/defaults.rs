@@ -6,12 +6,12 @@ use skep_api::compute;
 use skep_api::kinds::{flowcontrol, scheduling};
 use skep_api::network;
 
-use crate::objects::Template;
+use crate::seed::Seed;
 
 /// All of them: the bootstrap policy, the system's priority classes, the mandatory flow control objects, the
 /// default node pool, the default subnet.
 #[must_use]
-pub fn templates(registry: &Registry) -> Vec<Template> {
+pub fn templates(registry: &Registry) -> Vec<Seed> {
     const RBAC: &str = "rbac.authorization.k8s.io";
     const FLOW: &str = "flowcontrol.apiserver.k8s.io";
     let policy = skep_auth::bootstrap::policy();
@@ -45,14 +45,14 @@ fn of_kind<T: Serialize>(
     group: &str,
     plural: &str,
     objects: &[T],
-    templates: &mut Vec<Template>,
+    templates: &mut Vec<Seed>,
 ) {
     let Some(kind) = registry.get(group, "v1", plural) else { return };
     for object in objects {
         // They go through the kind's own decoder, so that defaults are filled in as for anybody's object.
         let decoded = serde_json::to_vec(object).ok().and_then(|json| kind.decode(&json, &mut |_| ()).ok());
-        match decoded {
-            Some(object) => templates.push(Template { kind: kind.clone(), object }),
+        match decoded.and_then(|object| Seed::new(kind.as_ref(), object).ok()) {
+            Some(seed) => templates.push(seed),
             None => tracing::error!(plural, "a default object is not one of its kind"),
         }
     }

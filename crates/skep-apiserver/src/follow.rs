@@ -216,14 +216,8 @@ async fn make_system_tenant(app: &App) -> Result<(), ApiError> {
     let store: &Store = app.objects.store();
     let key = Key::new(GroupResource::new("", "namespaces"), system.clone(), "", "kube-system");
     if store.get(&key).is_none() {
-        let mut ops: Vec<Op> = tenants::first_objects(
-            &app.registry,
-            &system,
-            app.pki.ca_pem(),
-            &app.config.addresses,
-            crate::alloc_network::first_network(&app.objects, &system)?,
-            Timestamp::now(),
-        )?;
+        let network = crate::alloc_network::first_network(&app.objects, &system)?;
+        let mut ops = app.first_objects.writes(&app.registry, &system, network, Timestamp::now())?;
         ops.extend(tenants::operator_objects(&app.registry, Timestamp::now())?);
         // One transaction: a start that is cut off half-way leaves nothing.
         store.commit(ops.into_iter().collect::<Txn>()).await.map_err(ApiError::internal)?;

@@ -38,6 +38,7 @@ pub mod quota;
 pub mod reaper;
 pub mod request;
 pub mod rest;
+pub mod seed;
 pub mod server;
 mod serving;
 pub mod status;

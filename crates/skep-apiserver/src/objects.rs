@@ -8,27 +8,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rustc_hash::FxHashMap;
-use skep_api::Object;
 use skep_base::{GroupResource, Key, Revision, Scope};
-use skep_store::{Change, Expect, Expired, ListOptions, Listing, Op, Store, Value, Watcher};
+use skep_store::{Change, Expect, Expired, ListOptions, Listing, Op, Store, Value, Values, Watcher};
 
-use crate::encode::new_value;
+use crate::seed::{Seed, time_text};
 use crate::tenants::{TenantRecord, Tenants};
 
 /// The selectable field that marks a tombstone.
 const TOMBSTONE_FIELD: &str = "skep.io/tombstone";
 
-/// A default object: its encoder's kind and the object without uid and times.
-pub struct Template {
-    /// The kind, for its selectable fields.
-    pub kind: Arc<dyn skep_api::DynKind>,
-    /// The object.
-    pub object: Box<dyn Object>,
-}
-
-type ByName = BTreeMap<(String, String), Template>;
+type ByName = BTreeMap<(String, String), Seed>;
 
 /// See the module.
 #[derive(Clone)]
@@ -44,12 +34,12 @@ pub struct Taken;
 impl Objects {
     /// Puts the default objects below the store's.
     #[must_use]
-    pub fn new(store: Store, tenants: Arc<Tenants>, templates: Vec<Template>) -> Objects {
+    pub fn new(store: Store, tenants: Arc<Tenants>, templates: Vec<Seed>) -> Objects {
         let mut by_resource: FxHashMap<GroupResource, ByName> = FxHashMap::default();
         for template in templates {
-            let meta = template.object.meta();
-            let place = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
-            by_resource.entry(template.kind.resource().clone()).or_default().insert(place, template);
+            let (namespace, name) = template.place();
+            let place = (namespace.to_owned(), name.to_owned());
+            by_resource.entry(template.resource().clone()).or_default().insert(place, template);
         }
         Objects { store, tenants, templates: Arc::new(by_resource) }
     }
@@ -66,7 +56,7 @@ impl Objects {
         self.store.revision()
     }
 
-    fn template(&self, key: &Key) -> Option<(&Template, Arc<TenantRecord>)> {
+    fn template(&self, key: &Key) -> Option<(&Seed, Arc<TenantRecord>)> {
         let template =
             self.templates.get(&key.resource)?.get(&(key.namespace.to_string(), key.name.to_string()))?;
         Some((template, self.tenants.get(&key.tenant)?))
@@ -88,7 +78,7 @@ impl Objects {
             return (!is_tombstone(&value)).then_some(value);
         }
         let (template, tenant) = self.template(key)?;
-        render(template, &tenant)
+        Some(render(template, &tenant))
     }
 
     /// The objects of a scope.
@@ -108,7 +98,7 @@ impl Objects {
         for ((namespace, name), template) in templates {
             let key = Key::new(scope.resource().clone(), tenant.name.clone(), namespace, name);
             if scope.contains(&key) && options.after.as_ref().is_none_or(|a| *a < key) {
-                all.entry(key).or_insert_with(|| render(template, &tenant));
+                all.entry(key).or_insert_with(|| Some(render(template, &tenant)));
             }
         }
         let mut items: Vec<(Key, Arc<Value>)> = all.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
@@ -119,6 +109,25 @@ impl Objects {
             listing.remaining = Some(total - limit);
         }
         Ok(Listing { items, ..listing })
+    }
+
+    /// As [`Objects::list`], without keys; `None` for kinds of which there are default objects.
+    ///
+    /// # Errors
+    /// As for [`Objects::list`].
+    pub fn values(&self, scope: &Scope, options: &ListOptions<'_>) -> Option<Result<Values, Expired>> {
+        (!self.templates.contains_key(scope.resource())).then(|| self.store.values(scope, options))
+    }
+
+    /// The objects of a scope that are stored, changed default objects among them: for those who look for what no default
+    /// object has.
+    ///
+    /// # Errors
+    /// As for [`Objects::list`].
+    pub fn list_stored(&self, scope: &Scope) -> Result<Vec<Arc<Value>>, Expired> {
+        let mut items = self.store.values(scope, &ListOptions::default())?.items;
+        items.retain(|value| !is_tombstone(value));
+        Ok(items)
     }
 
     /// Follows a scope.
@@ -161,20 +170,12 @@ impl Objects {
     }
 }
 
-fn render(template: &Template, tenant: &TenantRecord) -> Option<Arc<Value>> {
-    let mut object = template.object.clone_box();
-    let meta = object.meta_mut();
+fn render(template: &Seed, tenant: &TenantRecord) -> Arc<Value> {
     // The same object of the same tenant has the same uid whenever it is shown.
-    let path = format!(
-        "{}/{}/{}",
-        template.kind.resource(),
-        meta.namespace.as_deref().unwrap_or(""),
-        meta.name.as_deref().unwrap_or("")
-    );
-    meta.uid = Some(uuid::Uuid::new_v5(&tenant.uid, path.as_bytes()).to_string());
-    meta.creation_timestamp = Some(Time(tenant.created));
-    let new = new_value(template.kind.as_ref(), object.as_ref()).ok()?;
-    Some(Arc::new(Value::unstored(&new, tenant.revision)))
+    let (namespace, name) = template.place();
+    let path = format!("{}/{namespace}/{name}", template.resource());
+    let uid = uuid::Uuid::new_v5(&tenant.uid, path.as_bytes());
+    Arc::new(Value::unstored(&template.copy(&uid, &time_text(tenant.created)), tenant.revision))
 }
 
 fn tombstone() -> skep_store::NewValue {
@@ -225,7 +226,7 @@ fn seen(objects: &Objects, change: Arc<Change>) -> Arc<Change> {
     let visible = |v: &Option<Arc<Value>>| v.as_ref().filter(|v| !is_tombstone(v)).cloned();
     let prev = match &change.prev {
         Some(_) => visible(&change.prev),
-        None => objects.template(&change.key).and_then(|(template, tenant)| render(template, &tenant)),
+        None => objects.template(&change.key).map(|(template, tenant)| render(template, &tenant)),
     };
     Arc::new(Change {
         key: change.key.clone(),

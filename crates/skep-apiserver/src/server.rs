@@ -202,7 +202,9 @@ async fn connection(app: Arc<App>, acceptor: TlsAcceptor, stream: TcpStream, pee
         // Here and not in the future: requests that arrived together are all known before the first is worked on.
         let writer = Writer::of(&app, request.method());
         request.extensions_mut().insert(Peer(peer.ip()));
-        async move { Ok::<_, Infallible>(respond::<Incoming>(app, certificate, request, writer).await) }
+        // In a box: hyper moves the future several times before it runs, and it is large.
+        let response = Box::pin(respond::<Incoming>(app, certificate, request, writer));
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(Coalesce::new(stream)), service);
     tokio::pin!(connection);
@@ -296,7 +298,9 @@ where
         }
     };
     let mut buffer = uuid::Uuid::encode_buffer();
-    if let Ok(value) = HeaderValue::from_str(audit.hyphenated().encode_lower(&mut buffer)) {
+    if let Ok(mut value) = HeaderValue::from_str(audit.hyphenated().encode_lower(&mut buffer)) {
+        // It never comes again: HTTP/2's table of headers is not to be filled with it, here and at the client.
+        value.set_sensitive(true);
         response.headers_mut().insert("audit-id", value);
     }
     response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -457,7 +461,7 @@ where
     if let Some(warning) = call.kind.info().deprecated {
         call.warn(warning);
     }
-    let answer = rest::serve(call, body).await;
+    let answer = Box::pin(rest::serve(call, body)).await;
     drop(place);
     answer
 }
@@ -589,4 +593,22 @@ fn version() -> serde_json::Value {
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "x86_64") { "amd64" } else { std::env::consts::ARCH }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a future takes that is made of so many arguments.
+    fn size_of_made<A, F>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn requests_are_small() {
+        let respond = size_of_made(|(a, c, r, w)| respond::<Incoming>(a, c, r, w));
+        let serve = size_of_made(|(call, body)| rest::serve(call, body));
+        // Every request pays for filling them.
+        assert!(respond <= 4 * 1024 && serve <= 6 * 1024, "{respond} and {serve} bytes");
+    }
 }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use serde_json::json;
 use skep_api::Registry;
-use skep_base::{Key, Revision, TenantName};
+use skep_base::{Revision, TenantName};
 use skep_store::{Expect, Op};
 
-use crate::encode::new_value;
+use crate::seed::{Seed, time_text};
 use crate::status::ApiError;
 
 /// What the server has to know of a tenant on every request.
@@ -83,13 +82,10 @@ pub struct ServiceAddresses {
     pub endpoint_port: u16,
 }
 
-/// Makes the writes of objects that a tenant gets from the server.
+/// Makes objects that a tenant gets from the server.
 struct Seeds<'a> {
     registry: &'a Registry,
-    tenant: &'a TenantName,
-    now: Timestamp,
-    expect: Expect,
-    ops: Vec<Op>,
+    made: Vec<Seed>,
 }
 
 /// Group, version, resource.
@@ -98,25 +94,12 @@ type Place = (&'static str, &'static str, &'static str);
 impl Seeds<'_> {
     fn add(
         &mut self,
-        (group, version, plural): Place,
+        place: Place,
         namespace: &str,
         name: &str,
         object: &serde_json::Value,
     ) -> Result<(), ApiError> {
-        let kind = self
-            .registry
-            .get(group, version, plural)
-            .ok_or_else(|| ApiError::internal(format_args!("{plural} is not served")))?;
-        let json = serde_json::to_vec(object).map_err(ApiError::internal)?;
-        let mut object = kind.decode(&json, &mut |_| ()).map_err(ApiError::internal)?;
-        let meta: &mut ObjectMeta = object.meta_mut();
-        meta.name = Some(name.to_owned());
-        meta.namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
-        meta.uid = Some(uuid::Uuid::new_v4().to_string());
-        meta.creation_timestamp = Some(Time(self.now));
-        let value = new_value(kind.as_ref(), object.as_ref())?;
-        let key = Key::new(kind.resource().clone(), self.tenant.clone(), namespace, name);
-        self.ops.push(Op::Put { key, value, expect: self.expect, ttl_s: None });
+        self.made.push(Seed::of_json(self.registry, place, namespace, name, object)?);
         Ok(())
     }
 
@@ -128,6 +111,11 @@ impl Seeds<'_> {
             "metadata": {"annotations": {"kubernetes.io/description": description}}, "data": {"ca.crt": ca_pem},
         });
         self.add(("", "v1", "configmaps"), name, "kube-root-ca.crt", &map)
+    }
+
+    fn writes(self, tenant: &TenantName, expect: Expect, now: Timestamp) -> Vec<Op> {
+        let now = time_text(now);
+        self.made.iter().map(|seed| seed.write(tenant, expect, &now)).collect()
     }
 }
 
@@ -143,64 +131,79 @@ pub fn first_in_namespace(
     ca_pem: &str,
     now: Timestamp,
 ) -> Result<Vec<Op>, ApiError> {
-    let mut seeds = Seeds { registry, tenant, now, expect: Expect::Any, ops: Vec::new() };
+    let mut seeds = Seeds { registry, made: Vec::new() };
     seeds.namespace(namespace, ca_pem)?;
-    Ok(seeds.ops)
+    Ok(seeds.writes(tenant, Expect::Any, now))
 }
 
-/// The writes that give a new tenant its first objects; the number of its network comes with the write that takes
-/// it.
-///
-/// # Errors
-/// 500 when a kind is not registered, which is a defect.
-pub fn first_objects(
-    registry: &Registry,
-    tenant: &TenantName,
-    ca_pem: &str,
-    addresses: &ServiceAddresses,
-    (vni, take_vni): (i64, Op),
-    now: Timestamp,
-) -> Result<Vec<Op>, ApiError> {
-    let mut seeds = Seeds { registry, tenant, now, expect: Expect::Absent, ops: Vec::new() };
-    for namespace in DEFAULT_NAMESPACES {
-        let labels = json!({"kubernetes.io/metadata.name": namespace});
-        let object = json!({
-            "metadata": {"labels": labels}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+/// What every new tenant is given, encoded once: tenants are made by the thousand.
+pub struct FirstObjects {
+    seeds: Vec<Seed>,
+}
+
+impl FirstObjects {
+    /// Encodes them.
+    ///
+    /// # Errors
+    /// 500 when a kind is not registered, which is a defect.
+    pub fn new(
+        registry: &Registry,
+        ca_pem: &str,
+        addresses: &ServiceAddresses,
+    ) -> Result<FirstObjects, ApiError> {
+        let mut seeds = Seeds { registry, made: Vec::new() };
+        for namespace in DEFAULT_NAMESPACES {
+            let labels = json!({"kubernetes.io/metadata.name": namespace});
+            let object = json!({
+                "metadata": {"labels": labels}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+            });
+            seeds.add(("", "v1", "namespaces"), "", namespace, &object)?;
+            seeds.namespace(namespace, ca_pem)?;
+        }
+        let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+        let service = json!({
+            "metadata": {"labels": labels},
+            "spec": {
+                "type": "ClusterIP", "clusterIP": addresses.cluster_ip, "clusterIPs": [addresses.cluster_ip],
+                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
+                "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": addresses.endpoint_port}],
+            },
         });
-        seeds.add(("", "v1", "namespaces"), "", namespace, &object)?;
-        seeds.namespace(namespace, ca_pem)?;
+        seeds.add(("", "v1", "services"), "default", "kubernetes", &service)?;
+        let slices = ("discovery.k8s.io", "v1", "endpointslices");
+        if registry.get(slices.0, slices.1, slices.2).is_some() {
+            let family = if addresses.endpoint_ip.contains(':') { "IPv6" } else { "IPv4" };
+            let slice = json!({
+                "metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}},
+                "addressType": family,
+                "ports": [{"name": "https", "port": addresses.endpoint_port, "protocol": "TCP"}],
+                "endpoints": [{"addresses": [addresses.endpoint_ip], "conditions": {"ready": true}}],
+            });
+            seeds.add(slices, "default", "kubernetes", &slice)?;
+        }
+        Ok(FirstObjects { seeds: seeds.made })
     }
-    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let service = json!({
-        "metadata": {"labels": labels},
-        "spec": {
-            "type": "ClusterIP", "clusterIP": addresses.cluster_ip, "clusterIPs": [addresses.cluster_ip],
-            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
-            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": addresses.endpoint_port}],
-        },
-    });
-    seeds.add(("", "v1", "services"), "default", "kubernetes", &service)?;
-    let slices = ("discovery.k8s.io", "v1", "endpointslices");
-    if registry.get(slices.0, slices.1, slices.2).is_some() {
-        let family = if addresses.endpoint_ip.contains(':') { "IPv6" } else { "IPv4" };
-        let slice = json!({
-            "metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}},
-            "addressType": family,
-            "ports": [{"name": "https", "port": addresses.endpoint_port, "protocol": "TCP"}],
-            "endpoints": [{"addresses": [addresses.endpoint_ip], "conditions": {"ready": true}}],
-        });
-        seeds.add(slices, "default", "kubernetes", &slice)?;
+
+    /// The writes that give a new tenant its first objects; the number of its network comes with the write that
+    /// takes it.
+    ///
+    /// # Errors
+    /// 500 when a kind is not registered, which is a defect.
+    pub fn writes(
+        &self,
+        registry: &Registry,
+        tenant: &TenantName,
+        (vni, take_vni): (i64, Op),
+        now: Timestamp,
+    ) -> Result<Vec<Op>, ApiError> {
+        // Its number is its own, so it cannot be encoded beforehand.
+        let place = (skep_api::network::GROUP, "v1", "networks");
+        let network = json!({"spec": {"vni": vni}});
+        let network = Seed::of_json(registry, place, "", skep_api::network::DEFAULT_NETWORK, &network)?;
+        let now = time_text(now);
+        let seeds = self.seeds.iter().chain([&network]);
+        Ok(seeds.map(|seed| seed.write(tenant, Expect::Absent, &now)).chain([take_vni]).collect())
     }
-    // Its number is its own, so it cannot be a template as its subnet is.
-    let network = json!({"spec": {"vni": vni}});
-    seeds.add(
-        (skep_api::network::GROUP, "v1", "networks"),
-        "",
-        skep_api::network::DEFAULT_NETWORK,
-        &network,
-    )?;
-    seeds.ops.push(take_vni);
-    Ok(seeds.ops)
 }
 
 /// What the operator's own tenant has besides, when it is new: sizes of machines.
@@ -210,13 +213,13 @@ pub fn first_objects(
 pub fn operator_objects(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, ApiError> {
     const COMPUTE: &str = skep_api::compute::GROUP;
     let system = TenantName::system();
-    let mut seeds = Seeds { registry, tenant: &system, now, expect: Expect::Absent, ops: Vec::new() };
+    let mut seeds = Seeds { registry, made: Vec::new() };
     for flavor in skep_api::compute::default_flavors() {
         let name = flavor.metadata.name.clone().unwrap_or_default();
         let json = serde_json::to_value(&flavor).map_err(ApiError::internal)?;
         seeds.add((COMPUTE, "v1", "flavors"), "", &name, &json)?;
     }
-    Ok(seeds.ops)
+    Ok(seeds.writes(&system, Expect::Absent, now))
 }
 
 /// What host daemons may do. It belongs to this version of the server: an older server's is replaced at the start.
@@ -229,7 +232,7 @@ pub fn host_policy(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, ApiEr
     const NETWORK: &str = skep_api::network::GROUP;
     const READ: [&str; 3] = ["get", "list", "watch"];
     let system = TenantName::system();
-    let mut seeds = Seeds { registry, tenant: &system, now, expect: Expect::Any, ops: Vec::new() };
+    let mut seeds = Seeds { registry, made: Vec::new() };
     let rule = |verbs: &[&str], group: &str, resources: &[&str]| json!({"verbs": verbs, "apiGroups": [group], "resources": resources});
     // Which hosts and machines a daemon may write is narrowed further by admission.
     let role = json!({"rules": [
@@ -251,7 +254,7 @@ pub fn host_policy(registry: &Registry, now: Timestamp) -> Result<Vec<Op>, ApiEr
         "subjects": [{"apiGroup": RBAC, "kind": "Group", "name": "system:hosts"}],
     });
     seeds.add((RBAC, "v1", "clusterrolebindings"), "", HOST_ROLE, &binding)?;
-    Ok(seeds.ops)
+    Ok(seeds.writes(&system, Expect::Any, now))
 }
 
 /// The role of host daemons, in the system tenant.

@@ -38,7 +38,7 @@ mod watch;
 
 pub use attrs::{Attrs, AttrsBuilder, AttrsError};
 pub use core::Expired;
-pub use list::{ListOptions, Listing};
+pub use list::{ListOptions, Listing, Values};
 pub use ring::RingLimits;
 pub use sequencer::{Announced, View};
 pub use store::{Stats, Store, StoreOptions};

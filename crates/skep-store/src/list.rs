@@ -50,10 +50,30 @@ pub struct Listing {
     pub remaining: Option<usize>,
 }
 
+/// As [`Listing`], for those who need no keys: keys of ten thousand objects take longer than the objects.
+#[derive(Clone, Debug)]
+pub struct Values {
+    /// The objects, in the order of their keys.
+    pub items: Vec<Arc<Value>>,
+    /// The revision at which they are exact.
+    pub revision: Revision,
+    /// Whether the limit left more.
+    pub more: bool,
+    /// How many more, when the limit left more and no index was given.
+    pub remaining: Option<usize>,
+}
+
 /// What keys looked like at the listed revision, for those that have changed since.
 type Undo = BTreeMap<Box<[u8]>, Option<Arc<Value>>>;
 
 pub(crate) fn list(core: &Core, scope: &Scope, options: &ListOptions<'_>) -> Result<Listing, Expired> {
+    let Values { items, revision, more, remaining } = values(core, scope, options)?;
+    let mut keys = Keys::new(scope.resource());
+    let items = items.into_iter().map(|value| (keys.of(&value), value)).collect();
+    Ok(Listing { items, revision, more, remaining })
+}
+
+pub(crate) fn values(core: &Core, scope: &Scope, options: &ListOptions<'_>) -> Result<Values, Expired> {
     for attempt in 0.. {
         let hold_lock = attempt >= LIST_RETRIES;
         match (List { core, scope, options, hold_lock }).run() {
@@ -72,14 +92,14 @@ struct List<'a> {
 }
 
 impl List<'_> {
-    fn run(&self) -> Result<Listing, Expired> {
+    fn run(&self) -> Result<Values, Expired> {
         let mut state = self.core.state();
         let table = state.table_id(self.scope.resource());
         let at = self.options.at.unwrap_or(state.applied);
         if at > state.applied || at < state.ring.floor(table) {
             return Err(Expired);
         }
-        let mut listing = Listing { items: Vec::new(), revision: at, more: false, remaining: None };
+        let mut listing = Values { items: Vec::new(), revision: at, more: false, remaining: None };
         let mut span = Span::of(self.scope);
         if let Some(after) = &self.options.after {
             span.start_after(&path_of(after));
@@ -127,8 +147,7 @@ impl List<'_> {
             }
             state = self.give_way(state, at, table)?;
         }
-        let mut keys = Keys::new(self.scope.resource());
-        listing.items = values.into_iter().map(|value| (keys.of(&value), value)).collect();
+        listing.items = values;
         Ok(listing)
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::core::{Core, Expired};
 use crate::engine::{Engine, Loader, OpenError};
-use crate::list::{self, ListOptions, Listing};
+use crate::list::{self, ListOptions, Listing, Values};
 use crate::ring::{Ring, RingLimits};
 use crate::sequencer::{Announced, Outcome, Queue, Request, Sequencer, View, Work};
 use crate::state::State;
@@ -144,6 +144,14 @@ impl Store {
     /// [`Expired`] when `at` lies before what the ring remembers, or in the future.
     pub fn list(&self, scope: &Scope, options: &ListOptions<'_>) -> Result<Listing, Expired> {
         list::list(&self.inner.core, scope, options)
+    }
+
+    /// As [`Store::list`], without the keys.
+    ///
+    /// # Errors
+    /// As for [`Store::list`].
+    pub fn values(&self, scope: &Scope, options: &ListOptions<'_>) -> Result<Values, Expired> {
+        list::values(&self.inner.core, scope, options)
     }
 
     /// Says that somebody is about to write, so that the store makes what comes soon durable together. To be

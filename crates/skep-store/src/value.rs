@@ -130,6 +130,12 @@ impl Value {
         std::str::from_utf8(self.path_bytes()).unwrap_or_default()
     }
 
+    /// Its key, if it is one of a resource's; `None` for what was never stored.
+    #[must_use]
+    pub fn key(&self, resource: &GroupResource) -> Option<Key> {
+        Key::from_path(resource.clone(), self.path())
+    }
+
     fn json_at_byte(&self) -> usize {
         self.header.path_len as usize + self.header.attrs_len as usize
     }

@@ -21,6 +21,30 @@ pub(crate) const EXAMPLES: &[Entry] = &[
             "the API server alone, reachable from outside",
         )],
     ),
+    ("bench", &[("skep bench tenants 1000", "how fast tenants are made, and deleted")]),
+    (
+        "bench writes",
+        &[("skep bench writes 20000 --concurrency 64", "small ConfigMaps, created, updated, deleted")],
+    ),
+    ("bench list", &[("skep bench list /tenants/shop/api/v1/pods", "how long one long list takes")]),
+    (
+        "bench watch",
+        &[(
+            "skep bench watch 1000 --writes 2000",
+            "whether 1,000 watchers see each of 2,000 writes in order",
+        )],
+    ),
+    (
+        "bench tenants",
+        &[("skep bench tenants 10000 --keep", "make tenants and leave them, to see what they cost")],
+    ),
+    (
+        "bench pods",
+        &[(
+            "skep bench pods --group noisy=10x900@900 --group quiet=40x10@1",
+            "how long small tenants wait for their pods while large ones make thousands",
+        )],
+    ),
     (
         "completion",
         &[

@@ -6,6 +6,7 @@
 mod agent;
 mod apiserver;
 mod audit;
+mod bench;
 mod config;
 mod control_plane;
 mod controllers;
@@ -54,6 +55,8 @@ enum Command {
     Agent(agent::Options),
     /// Runs the API server with the embedded store.
     Apiserver(apiserver::Options),
+    /// Puts load on a server, and prints how fast it answered.
+    Bench(bench::Options),
     /// Runs the API server and the roles that work for all tenants in one process: controllers and scheduler.
     ControlPlane(apiserver::Options),
     /// Runs the controllers of a cluster whose API server is elsewhere; of several such processes one works.
@@ -145,6 +148,7 @@ fn main() -> std::process::ExitCode {
     let result = match cli.command {
         Command::Agent(options) => agent::run(options),
         Command::Apiserver(options) => apiserver::run(options),
+        Command::Bench(options) => bench::run(options),
         Command::ControlPlane(options) => control_plane::run(options),
         Command::Controllers(options) => controllers::run(options),
         Command::Completion { shell } => {

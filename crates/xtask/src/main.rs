@@ -26,6 +26,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     ROLES,
     &["skep-sim"],
+    &["skep-bench"],
     &["skep"],
     &["skep-e2e", "xtask"],
 ];

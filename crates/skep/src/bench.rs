@@ -1,0 +1,129 @@
+//! `skep bench`: load on a server, and how it bore it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use skep_bench::{Figures, Group, Pods, Server, Until, Watches};
+
+/// Puts load on a server, and prints how fast it answered.
+///
+/// What a benchmark makes it takes away again. Figures are lines of a name and a number.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The server, and a credential for it.
+    #[arg(long, env = "KUBECONFIG", default_value = "/var/lib/skep/admin.kubeconfig", global = true)]
+    kubeconfig: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Creates, updates and deletes small ConfigMaps.
+    Writes {
+        /// How many.
+        count: usize,
+        /// How many requests are under way at once.
+        #[arg(long, default_value_t = 64)]
+        concurrency: usize,
+        /// Where.
+        #[arg(long, default_value = "default")]
+        namespace: String,
+    },
+    /// Reads a path again and again.
+    List {
+        /// What is read.
+        path: String,
+        /// How often.
+        #[arg(long, default_value_t = 20)]
+        times: usize,
+    },
+    /// Opens many watches of a collection that is written, and checks that each sees all of it in order.
+    Watch {
+        /// How many watches.
+        watchers: usize,
+        /// How many updates are made meanwhile.
+        #[arg(long, default_value_t = 1000)]
+        writes: usize,
+        /// How many of them at once.
+        #[arg(long, default_value_t = 8)]
+        concurrency: usize,
+        /// Where.
+        #[arg(long, default_value = "default")]
+        namespace: String,
+    },
+    /// Makes tenants, and deletes them.
+    Tenants {
+        /// How many.
+        count: usize,
+        /// How many requests are under way at once.
+        #[arg(long, default_value_t = 32)]
+        concurrency: usize,
+        /// What their names begin with.
+        #[arg(long, default_value = "bench")]
+        prefix: String,
+        /// Leaves them, to see what they cost.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Makes pods in groups of tenants at once, on simulated nodes, and measures until they are bound or run.
+    Pods {
+        /// NAME=TENANTSxPODS@CONCURRENCY: so many tenants that make so many pods each, so many at once; may be repeated.
+        #[arg(long = "group", required = true)]
+        groups: Vec<Group>,
+        /// Simulated nodes in each tenant; 0 to use those that there are.
+        #[arg(long, default_value_t = 20)]
+        nodes: usize,
+        /// Pods that each tenant has before anything is measured.
+        #[arg(long, default_value_t = 0)]
+        fill: usize,
+        /// What is waited for.
+        #[arg(long, value_enum, default_value_t = Wait::Bound)]
+        until: Wait,
+        /// Leaves the tenants and their pods, to see what they cost.
+        #[arg(long)]
+        keep: bool,
+        /// Seconds that any step may take.
+        #[arg(long, default_value_t = 600)]
+        within_s: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Wait {
+    /// The pod has a node.
+    Bound,
+    /// The pod runs.
+    Running,
+}
+
+pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let figures = runtime.block_on(measure(Server { kubeconfig: options.kubeconfig }, options.command))?;
+    print!("{figures}");
+    Ok(())
+}
+
+async fn measure(server: Server, command: Command) -> anyhow::Result<Figures> {
+    Ok(match command {
+        Command::Writes { count, concurrency, namespace } => {
+            skep_bench::writes(&server, &namespace, count, concurrency).await?
+        }
+        Command::List { path, times } => skep_bench::lists(&server, &path, times).await?,
+        Command::Watch { watchers, writes, concurrency, namespace } => {
+            skep_bench::watches(&server, &Watches { namespace, watchers, writes, concurrency }).await?
+        }
+        Command::Tenants { count, concurrency, prefix, keep } => {
+            skep_bench::tenants(&server, &prefix, count, concurrency, keep).await?
+        }
+        Command::Pods { groups, nodes, fill, until, keep, within_s } => {
+            let until = match until {
+                Wait::Bound => Until::Bound,
+                Wait::Running => Until::Running,
+            };
+            let within = Duration::from_secs(within_s);
+            skep_bench::pods(&server, &Pods { groups, nodes, fill, until, keep, within }).await?
+        }
+    })
+}
