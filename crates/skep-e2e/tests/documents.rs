@@ -112,7 +112,12 @@ fn preamble(folder: &Path) -> String {
            mount -t overlay overlay -o lowerdir=$d,upperdir={f}/up$d,workdir={f}/work$d $d\n\
          done\n\
          export HOME=/root\n\
-         rm -rf /etc/skep /root/.kube /root/.config /root/.docker\n\
+         rm -rf /etc/skep\n\
+         # Not removed but covered: other tests' clients may be writing there.\n\
+         for d in .kube .config .docker; do\n\
+           mkdir -p /root/$d {f}/home/$d\n\
+           mount --bind {f}/home/$d /root/$d\n\
+         done\n\
          mkdir -p /etc/bash_completion.d\n\
          export PATH={f}/bin:$PATH\n\
          unset KUBECONFIG SKEP_DATA SKEP_CONFIG XDG_CONFIG_HOME XDG_DATA_HOME XDG_RUNTIME_DIR || true\n\
