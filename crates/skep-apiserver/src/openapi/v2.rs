@@ -68,6 +68,15 @@ fn schema(schema_: &mut Json) {
         fields.remove("allOf");
         fields.insert("$ref".to_owned(), reference);
     }
+    // So is what may also be left out with a null.
+    let referred = schema_.get("anyOf").and_then(Json::as_array).and_then(|all| match all.as_slice() {
+        [one, nothing] if nothing.get("enum") == Some(&json!([null])) => one.get("$ref").cloned(),
+        _ => None,
+    });
+    if let (Some(reference), Some(fields)) = (referred, schema_.as_object_mut()) {
+        fields.remove("anyOf");
+        fields.insert("$ref".to_owned(), reference);
+    }
     let Some(fields) = schema_.as_object_mut() else { return };
     fields.remove("nullable");
     // Alternatives do not exist in v2: anything goes, and the server decides.
@@ -155,6 +164,7 @@ mod tests {
                 "a": {"allOf": [{"$ref": "#/components/schemas/A"}], "description": "x"},
                 "b": {"type": "array", "items": {"$ref": "#/components/schemas/B"}},
                 "c": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+                "e": {"anyOf": [{"$ref": "#/components/schemas/E"}, {"enum": [null], "nullable": true}], "description": "x"},
                 "d": {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/D"}},
             },
         });
@@ -167,6 +177,7 @@ mod tests {
                     "a": {"$ref": "#/definitions/A", "description": "x"},
                     "b": {"type": "array", "items": {"$ref": "#/definitions/B"}},
                     "c": {"format": "int-or-string", "type": "string"},
+                    "e": {"$ref": "#/definitions/E", "description": "x"},
                     "d": {"type": "object", "additionalProperties": {"$ref": "#/definitions/D"}},
                 },
             })
