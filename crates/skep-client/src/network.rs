@@ -32,6 +32,10 @@ const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Flow-control window of a connection. Several answers share it; a slow reader of one must not stop others.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
+/// Watches on one connection. The server allows 250 requests on it (`MAX_STREAMS`, skep-apiserver); one more would wait, without
+/// a word, for another to end. Below that there is room for what two tasks begin at once.
+const WATCHES_PER_CONNECTION: usize = 200;
+
 /// How a server is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -48,13 +52,23 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 type Sender = SendRequest<Full<Bytes>>;
 
+/// A connection, once it is made.
+#[derive(Default)]
+struct Slot {
+    sender: Mutex<Option<Sender>>,
+    /// Held once by each watch on it, and once here.
+    watches: Arc<()>,
+}
+
 /// See the module.
 pub struct Network {
     access: Access,
     route: Route,
     connector: TlsConnector,
     /// The first carries watches, the rest take turns with everything else. With one, it does both.
-    connections: Vec<Mutex<Option<Sender>>>,
+    connections: Vec<Arc<Slot>>,
+    /// More for watches, made when the first has no room. One that is idle again is used first.
+    more: parking_lot::Mutex<Vec<Arc<Slot>>>,
     turn: AtomicUsize,
 }
 
@@ -87,24 +101,45 @@ impl Network {
     /// When its certificates cannot be used.
     pub fn new(access: Access, route: Route, connections: usize) -> Result<Network, Error> {
         let connector = TlsConnector::from(Arc::new(tls(&access)?));
-        let connections = (0..connections.max(1)).map(|_| Mutex::new(None)).collect();
-        Ok(Network { access, route, connector, connections, turn: AtomicUsize::new(0) })
+        let connections = (0..connections.max(1)).map(|_| Arc::default()).collect();
+        Ok(Network {
+            access,
+            route,
+            connector,
+            connections,
+            more: Default::default(),
+            turn: AtomicUsize::new(0),
+        })
     }
 
     fn unreachable(&self, why: impl ToString) -> Error {
         Error::Unreachable { server: self.access.server.clone(), why: why.to_string() }
     }
 
-    fn slot(&self, endless: bool) -> &Mutex<Option<Sender>> {
+    /// Where a request goes, and what its answer holds as long as it lasts.
+    fn slot(&self, endless: bool) -> (Arc<Slot>, Option<Arc<()>>) {
         let others = self.connections.len() - 1;
-        if endless || others == 0 {
-            return &self.connections[0];
+        if endless {
+            let mut more = self.more.lock();
+            let room = |slot: &&Arc<Slot>| Arc::strong_count(&slot.watches) <= WATCHES_PER_CONNECTION;
+            let slot = match self.connections.iter().take(1).chain(more.iter()).find(room) {
+                Some(slot) => slot.clone(),
+                None => {
+                    let slot = Arc::<Slot>::default();
+                    more.push(slot.clone());
+                    slot
+                }
+            };
+            let watch = slot.watches.clone();
+            return (slot, Some(watch));
         }
-        &self.connections[1 + self.turn.fetch_add(1, Ordering::Relaxed) % others]
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let index = if others == 0 { 0 } else { 1 + turn % others };
+        (self.connections[index].clone(), None)
     }
 
-    async fn connection(&self, endless: bool) -> Result<Sender, Error> {
-        let mut slot = self.slot(endless).lock().await;
+    async fn connection(&self, slot: &Slot) -> Result<Sender, Error> {
+        let mut slot = slot.sender.lock().await;
         if let Some(sender) = slot.as_ref().filter(|s| !s.is_closed()) {
             return Ok(sender.clone());
         }
@@ -212,12 +247,14 @@ impl Network {
         self.authorize(parts.headers_mut());
         let mut unsent = parts;
         for _ in 0..=self.connections.len() {
-            let mut sender = self.connection(request.endless).await?;
+            let (slot, watch) = self.slot(request.endless);
+            let mut sender = self.connection(&slot).await?;
             match sender.try_send_request(unsent).await {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     let server = self.access.server.clone();
                     let body = BodyDataStream::new(body).map(move |chunk| {
+                        let _room = &watch;
                         chunk.map_err(|e| Error::Unreachable { server: server.clone(), why: e.to_string() })
                     });
                     return Ok(Response { status: head.status, headers: head.headers, body: Box::pin(body) });

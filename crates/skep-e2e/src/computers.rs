@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use skep_client::{Access, Client};
+use skep_net::underlay::Underlay;
 
 use crate::{Kubectl, skep, succeed, tool};
 
@@ -23,7 +24,7 @@ pub struct Cloud {
     directory: tempfile::TempDir,
     listen: String,
     hosts: Vec<Computer>,
-    wire: Option<String>,
+    wire: Option<Underlay>,
 }
 
 /// A further computer.
@@ -46,11 +47,17 @@ impl Cloud {
     /// `skep up`, which runs machines on this computer, with an image to run.
     #[must_use]
     pub fn up() -> Cloud {
+        Cloud::up_with(&[])
+    }
+
+    /// The same with more options: `--hosts`.
+    #[must_use]
+    pub fn up_with(more: &[&str]) -> Cloud {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
         let listen = format!("127.0.0.1:{port}");
         let cloud = Cloud { directory, listen, hosts: Vec::new(), wire: None };
-        cloud.start(&[]);
+        cloud.start(more);
         make_image(cloud.directory.path(), &cloud.data());
         cloud
     }
@@ -59,16 +66,15 @@ impl Cloud {
     #[must_use]
     pub fn with_hosts(count: u8) -> Cloud {
         let n = unique();
-        let wire = format!("skw{n:x}");
-        let net = format!("10.{}.{}", 210 + n % 40, n / 40 % 250);
-        ip(&format!("link add {wire} type bridge"));
-        ip(&format!("addr add {net}.1/24 dev {wire}"));
-        ip(&format!("link set {wire} up"));
-        let port = TcpListener::bind(format!("{net}.1:0")).unwrap().local_addr().unwrap().port();
+        let subnet = format!("10.{}.{}.0/24", 210 + n % 40, n / 40 % 250).parse().unwrap();
+        let wire = Underlay { bridge: format!("skt{n:x}"), subnet };
+        wire.set_up().unwrap();
+        let gateway = wire.gateway();
+        let port = TcpListener::bind((gateway, 0)).unwrap().local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
         let mut cloud = Cloud {
             directory,
-            listen: format!("{net}.1:{port}"),
+            listen: format!("{gateway}:{port}"),
             hosts: Vec::new(),
             wire: Some(wire.clone()),
         };
@@ -76,15 +82,8 @@ impl Cloud {
         make_image(cloud.directory.path(), &cloud.data());
         for i in 1..=count {
             let name = format!("h{i}-{n:x}");
-            ip(&format!("netns add {name}"));
-            ip(&format!("link add {wire}.{i} type veth peer name eth0 netns {name}"));
-            ip(&format!("link set {wire}.{i} master {wire} up"));
-            for words in ["link set lo up", "link set eth0 up"] {
-                ip(&format!("-n {name} {words}"));
-            }
-            let address = format!("{net}.{}", 10 + i);
-            ip(&format!("-n {name} addr add {address}/24 dev eth0"));
-            ip(&format!("-n {name} route add default via {net}.1"));
+            wire.plug(i, &Path::new("/run/netns").join(&name)).unwrap();
+            let address = wire.address(i).to_string();
             cloud.hosts.push(Computer { name, address, child: None });
             cloud.start_host(usize::from(i) - 1);
         }
@@ -172,8 +171,8 @@ impl Cloud {
 
     /// Takes a further computer off the wire, or puts it back.
     pub fn plug(&self, index: usize, in_: bool) {
-        let wire = self.wire.as_deref().unwrap();
-        ip(&format!("link set {wire}.{} {}", index + 1, if in_ { "up" } else { "down" }));
+        let wire = self.wire.as_ref().unwrap();
+        wire.connect(u8::try_from(index).unwrap() + 1, in_).unwrap();
     }
 
     /// The data directory.
@@ -188,9 +187,17 @@ impl Cloud {
         self.directory.path().join(format!("host-{index}"))
     }
 
+    /// Runs `skep` as the operator; what it says, and whether it succeeded.
+    #[must_use]
+    pub fn says(&self, arguments: &[&str]) -> (bool, String) {
+        let output = self.try_skep(arguments);
+        (output.status.success(), text(&output))
+    }
+
     fn try_skep(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(skep());
         command.args(arguments).env("SKEP_DATA", self.data());
+        command.env("SKEP_LOG", "info,skep::access=warn,skep_hostnet=debug");
         command.env("KUBECONFIG", self.data().join("admin.kubeconfig")).output().unwrap()
     }
 
@@ -236,6 +243,9 @@ impl Cloud {
     fn folders(&self) -> Vec<PathBuf> {
         let mut all = vec![self.data()];
         all.extend((0..self.hosts.len()).map(|i| self.host_data(i)));
+        // Those of `skep up --hosts`.
+        let several = fs::read_dir(self.data().join("hosts")).into_iter().flatten().flatten();
+        all.extend(several.map(|e| e.path()));
         all
     }
 
@@ -379,7 +389,7 @@ impl Drop for Cloud {
             quietly(Command::new("ip").args(["netns", "delete", &computer.name]));
         }
         if let Some(wire) = &self.wire {
-            quietly(Command::new("ip").args(["link", "delete", wire]));
+            let _ = wire.remove();
         }
         for folder in self.folders() {
             if let Ok(id) = fs::read_to_string(folder.join("host-id")) {

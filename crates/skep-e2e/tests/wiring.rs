@@ -244,3 +244,48 @@ async fn anybody_may_read_what_is_public_and_nothing_else() {
     let shop = client(&path);
     assert!(matches!(shop.get::<Value>("/metrics").await, Err(Error::Status { .. })));
 }
+
+#[test]
+fn one_client_holds_more_watches_than_a_connection_carries() {
+    // A host watches each of its tenants by itself. The server lets a connection carry 250 requests; one more would wait for ever.
+    const WATCHES: usize = 600;
+    let server = Server::start();
+    let admin = client(&server.kubeconfig());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let informers: Vec<skep_client::Informer<Value>> = (0..WATCHES)
+            .map(|_| {
+                let what = skep_client::Selection::all(
+                    skep_client::Resource::new("", "v1", "configmaps"),
+                    skep_client::Tenants::Own,
+                );
+                skep_client::Informer::builder(&admin, what).build()
+            })
+            .collect();
+        let mut tasks = tokio::task::JoinSet::new();
+        for informer in &informers {
+            let informer = informer.clone();
+            tasks.spawn(async move { informer.run().await });
+        }
+        let all = async {
+            for informer in &informers {
+                informer.synced().await;
+            }
+            let at = skep_client::Resource::new("", "v1", "configmaps")
+                .at(skep_client::Tenants::Own)
+                .namespace("default");
+            let object =
+                serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "seen"}});
+            admin.create::<Value>(&at, &object).await.unwrap();
+            let key = skep_client::ObjectKey::new(&skep_base::TenantName::system(), "default", "seen");
+            for informer in &informers {
+                while informer.get(&key).is_none() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("every watch hears of the object");
+        // Ordinary requests have room all the while.
+        let _: Value = admin.get("/version").await.unwrap();
+    });
+}

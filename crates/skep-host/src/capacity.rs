@@ -17,11 +17,13 @@ pub struct Reserve {
     /// How much CPU machines may have together, in percent of what there is. Above 100 they share it when all want
     /// it; memory is never promised twice.
     pub cpu_percent: u64,
+    /// How many hosts share the computer: each has this part of its memory.
+    pub memory_part: u64,
 }
 
 impl Default for Reserve {
     fn default() -> Self {
-        Reserve { cpu_millis: 200, memory_bytes: 512 << 20, cpu_percent: 100 }
+        Reserve { cpu_millis: 200, memory_bytes: 512 << 20, cpu_percent: 100, memory_part: 1 }
     }
 }
 
@@ -53,7 +55,7 @@ impl Capacity {
         let cpu = self.cpu_millis.saturating_sub(reserve.cpu_millis);
         Capacity {
             cpu_millis: cpu.saturating_mul(reserve.cpu_percent) / 100,
-            memory_bytes: self.memory_bytes.saturating_sub(reserve.memory_bytes),
+            memory_bytes: self.memory_bytes.saturating_sub(reserve.memory_bytes) / reserve.memory_part.max(1),
             disk_bytes: self.disk_bytes,
         }
     }
@@ -116,7 +118,7 @@ mod tests {
     #[test]
     fn memory_is_never_promised_twice() {
         let all = Capacity { cpu_millis: 2000, memory_bytes: 4 << 30, disk_bytes: 10 << 30 };
-        let reserve = Reserve { cpu_millis: 200, memory_bytes: 1 << 30, cpu_percent: 400 };
+        let reserve = Reserve { cpu_millis: 200, memory_bytes: 1 << 30, cpu_percent: 400, memory_part: 1 };
         let left = all.allocatable(reserve);
         assert_eq!((left.cpu_millis, left.memory_bytes), (7200, 3 << 30));
         assert_eq!(left.resources()["cpu"].0, "7200m");

@@ -61,6 +61,8 @@ pub struct Config {
     pub address: Option<IpAddr>,
     /// The UDP port over which hosts carry tenants' networks: the same on all of them.
     pub vxlan_port: u16,
+    /// What its uplink carries, in bits a second; found out if it is not given. Without it nothing can be guaranteed to ports.
+    pub uplink_bits_per_s: Option<u64>,
 }
 
 /// What keeps the daemon from starting.
@@ -140,6 +142,7 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
             address,
             folder: data.join(NETWORKS),
             port: config.vxlan_port,
+            uplink_bits_per_s: config.uplink_bits_per_s,
         },
     );
     let registries = config.registries.clone().unwrap_or_else(|| data.join("registries.json"));

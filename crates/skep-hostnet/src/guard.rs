@@ -12,7 +12,8 @@ use skep_net::switch::Switch;
 use skep_netplan::filter::Desired;
 use skep_netplan::filter::group::{self, Group, Member};
 
-use crate::{DEFAULT_NETWORK, Shared};
+use crate::DEFAULT_NETWORK;
+use crate::copies::Copies;
 
 /// The security groups of one network on this host.
 pub(crate) struct Guard {
@@ -42,21 +43,19 @@ impl Guard {
     }
 }
 
-impl Shared {
-    /// What security groups say about a tenant's machines here, by node.
-    pub(crate) fn guarded(&self, tenant: &TenantName, here: &BTreeMap<String, String>) -> Desired {
-        let ports = self.ports.of_tenant(tenant);
-        let near = ports.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK);
-        let members: Vec<Member> = near
-            .map(|p| p.view.member(|node| here.contains_key(node)))
-            .filter(|m| !m.groups.is_empty())
-            .collect();
-        if !members.iter().any(|m| m.here) {
-            return Desired::default();
-        }
-        let all = self.groups.of_tenant(tenant);
-        let groups: BTreeMap<String, Group> =
-            all.iter().map(|g| (g.key.name.to_string(), g.view.clone())).collect();
-        group::plan(&groups, &members)
+/// What security groups say about a tenant's machines here, by node.
+pub(crate) fn guarded(copies: &Copies, tenant: &TenantName, here: &BTreeMap<String, String>) -> Desired {
+    let ports = copies.ports.of_tenant(tenant);
+    let near = ports.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK);
+    let members: Vec<Member> = near
+        .map(|p| p.view.member(|node| here.contains_key(node)))
+        .filter(|m| !m.groups.is_empty())
+        .collect();
+    if !members.iter().any(|m| m.here) {
+        return Desired::default();
     }
+    let all = copies.groups.of_tenant(tenant);
+    let groups: BTreeMap<String, Group> =
+        all.iter().map(|g| (g.key.name.to_string(), g.view.clone())).collect();
+    group::plan(&groups, &members)
 }

@@ -1,22 +1,28 @@
 //! Tenants' networks on a host, kept as the API says.
 //!
 //! **Job.** For the daemon of a host: connects machines to their tenant's network, and keeps the host's switches at what
-//! ports, machines and hosts are: which Ethernet address is on which host, what each machine may send, and with whom security
-//! groups let it talk.
-//! **State.** Copies of all ports, security groups, machines and hosts; the switches of this host and which machine is behind which interface.
-//! **Tasks.** One per informer, one that programs.
+//! ports, machines and hosts are: which Ethernet address is on which host, what each machine may send, with whom security
+//! groups let it talk, and what bandwidth its ports have.
+//! **State.** Copies of all hosts, and of the ports, machines, groups and policies of tenants that have a machine here, of no others; the
+//! switches of this host and which machine is behind which interface.
+//! **Tasks.** One per informer (four for each tenant that has a machine here), one that programs, one that writes what went through
+//! ports.
 //! **Must not know.** How machines are made; pods, services, names.
 //!
 //! A machine's interface is made from outside, into the machine's namespace: what the machine does with its own end changes
 //! nothing here.
 
+mod bandwidth;
+mod copies;
 mod guard;
+mod report;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -24,21 +30,24 @@ use parking_lot::Mutex;
 use serde_json::json;
 use skep_base::TenantName;
 use skep_client::{Client, Informer, List, ListParams, ObjectKey, Resource, Selection, Tenants};
+use skep_net::bandwidth::{Shaper, release_host};
 use skep_net::egress::{guard_host, unguard_host};
 use skep_net::switch::{Switch, SwitchConfig};
 use skep_net::{LinkStats, Namespace};
 use skep_netplan::fabric::{Place, Port, plan};
-use skep_netplan::filter::group::Group;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use bandwidth::Bandwidth;
+use copies::{AllCopies, Copies, Told};
 use guard::Guard;
-use view::{HostView, MachineView, NetworkView, PortView, SubnetView};
+use view::{HostView, NetworkView, SubnetView};
 
 const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
 const NETWORKS: Resource = Resource::new("network.skep.io", "v1", "networks");
 const SUBNETS: Resource = Resource::new("network.skep.io", "v1", "subnets");
 const GROUPS: Resource = Resource::new("network.skep.io", "v1", "securitygroups");
+const POLICIES: Resource = Resource::new("network.skep.io", "v1", "qospolicies");
 const MACHINES: Resource = Resource::new("compute.skep.io", "v1", "machines");
 const HOSTS: Resource = Resource::new("compute.skep.io", "v1", "hosts");
 /// The network that machines are in.
@@ -51,6 +60,9 @@ pub const MACHINE_INTERFACE: &str = "eth0";
 const SWITCH_PREFIX: &str = "net-";
 /// What gathers before it is programmed: a machine with its pods comes as many small changes.
 const GATHER: Duration = Duration::from_millis(5);
+/// How long a machine waits for the first copies of its tenant before it is tried again: a tenant that is being deleted may
+/// have none to give, and the machine must learn that it is to go.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it waits after the kernel refused.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -65,6 +77,8 @@ pub struct Config {
     pub folder: PathBuf,
     /// The UDP port of all hosts' VXLAN; 4789 by the standard.
     pub port: u16,
+    /// What its uplink carries, in bits a second, if the kernel is not to be asked.
+    pub uplink_bits_per_s: Option<u64>,
 }
 
 /// Why a machine is not connected.
@@ -96,6 +110,9 @@ pub enum Error {
         /// Which network.
         network: &'static str,
     },
+    /// The tenant's ports and machines could not be read.
+    #[error("the ports and machines of the tenant {0} could not be read in time; the API server may be away")]
+    NotRead(TenantName),
     /// The work was cut off because the process ends.
     #[error("the machine was not connected: the daemon is ending")]
     Ending,
@@ -105,23 +122,49 @@ pub enum Error {
 struct Here {
     switch: Switch,
     guard: Guard,
+    shaper: Shaper,
+    /// The network's number.
+    vni: u32,
     /// Where its namespace is mounted.
     path: PathBuf,
     /// The interface of each machine, by its node's name.
     machines: BTreeMap<String, String>,
+    /// What it is made from.
+    copies: Arc<Copies>,
 }
 
 struct Shared {
     client: Client,
     config: Config,
-    ports: Informer<PortView>,
-    groups: Informer<Group>,
-    machines: Informer<MachineView>,
+    copies: AllCopies,
     hosts: Informer<HostView>,
     here: Mutex<HashMap<TenantName, Arc<Mutex<Here>>>>,
     /// One set-up of a switch at a time.
     making: tokio::sync::Mutex<()>,
+    bandwidth: Arc<Bandwidth>,
+    /// What is to be programmed anew.
+    dirty: Arc<Dirty>,
+}
+
+/// Which networks may have changed since they were programmed.
+#[derive(Default)]
+struct Dirty {
+    tenants: Mutex<HashSet<TenantName>>,
+    /// Hosts have: they are in all networks.
+    hosts: AtomicBool,
     changed: Notify,
+}
+
+impl Dirty {
+    fn tenant(&self, tenant: &TenantName) {
+        self.tenants.lock().insert(tenant.clone());
+        self.changed.notify_one();
+    }
+
+    fn hosts(&self) {
+        self.hosts.store(true, Ordering::SeqCst);
+        self.changed.notify_one();
+    }
 }
 
 /// The running networks of a host. Tasks end when it is dropped; what is in the kernel stays for the next daemon.
@@ -141,40 +184,30 @@ impl HostNetwork {
     /// are complete; [`HostNetwork::attach`] waits for them.
     #[must_use]
     pub fn start(client: Client, config: Config) -> HostNetwork {
-        let all = |resource| Selection::all(resource, Tenants::All);
+        let dirty = Arc::new(Dirty::default());
+        let marked = dirty.clone();
+        let told: Told = Arc::new(move |tenant| marked.tenant(tenant));
         let shared = Arc::new(Shared {
-            ports: Informer::builder(&client, all(PORTS)).build(),
-            groups: Informer::builder(&client, all(GROUPS)).build(),
-            machines: Informer::builder(&client, all(MACHINES)).build(),
+            copies: AllCopies::new(client.clone(), told),
             hosts: Informer::builder(&client, Selection::all(HOSTS, Tenants::Own)).build(),
             client,
             config,
             here: Mutex::default(),
             making: tokio::sync::Mutex::default(),
-            changed: Notify::new(),
+            bandwidth: Arc::default(),
+            dirty,
         });
         let mut tasks = JoinSet::new();
-        macro_rules! follow {
-            ($informer:ident) => {{
-                let weak = Arc::downgrade(&shared);
-                shared.$informer.on_event(move |_| {
-                    if let Some(shared) = weak.upgrade() {
-                        shared.changed.notify_one();
-                    }
-                });
-                let informer = shared.$informer.clone();
-                tasks.spawn(async move { informer.run().await });
-            }};
-        }
-        follow!(ports);
-        follow!(groups);
-        follow!(machines);
-        follow!(hosts);
+        let dirty = shared.dirty.clone();
+        shared.hosts.on_event(move |_| dirty.hosts());
+        let hosts = shared.hosts.clone();
+        tasks.spawn(async move { hosts.run().await });
         let running = shared.clone();
         tasks.spawn(async move {
-            running.synced().await;
+            running.hosts.synced().await;
             running.run().await;
         });
+        tasks.spawn(report::run(shared.clone()));
         HostNetwork { shared, _tasks: tasks }
     }
 
@@ -185,22 +218,38 @@ impl HostNetwork {
     /// When the port cannot be made or the kernel refuses. It can be called again.
     pub async fn attach(&self, tenant: &TenantName, node: &str, machine: &Path) -> Result<(), Error> {
         let shared = &self.shared;
+        let copies = shared.copies.of(tenant);
+        let synced = async {
+            shared.hosts.synced().await;
+            copies.synced().await;
+        };
         // A switch that began with half of what is to go through it would cut off machines that run.
-        shared.synced().await;
+        if tokio::time::timeout(SYNC_TIMEOUT, synced).await.is_err() {
+            return Err(Error::NotRead(tenant.clone()));
+        }
         shared.make_port(tenant, node).await?;
-        let here = shared.switch(tenant, node).await?;
+        let here = shared.switch(tenant, node, copies).await?;
         let (interface, name) = (interface_of(tenant, node), node.to_owned());
         let path = machine.to_owned();
         let work = move || {
             let machine = Namespace::open(&path)?;
             let mut here = here.lock();
-            here.switch.attach(&interface, &machine, MACHINE_INTERFACE)?;
+            if here.switch.attach(&interface, &machine, MACHINE_INTERFACE)? {
+                here.shaper.forget(&interface);
+            }
             here.machines.insert(name, interface);
             skep_net::netlink::Result::Ok(())
         };
         shared.in_kernel(node, work).await?;
-        shared.changed.notify_one();
+        shared.dirty.tenant(tenant);
         Ok(())
+    }
+
+    /// Of how many tenants this host holds copies, and how many objects they are: that follows from the machines here, and from
+    /// nothing else.
+    #[must_use]
+    pub fn held(&self) -> (usize, usize) {
+        self.shared.copies.size()
     }
 
     /// Disconnects a machine that has ended, and with a network's last machine here removes the switch. The port goes when
@@ -217,6 +266,7 @@ impl HostNetwork {
             let work = move || {
                 let mut here = entry.lock();
                 here.switch.detach(&interface)?;
+                here.shaper.forget(&interface);
                 here.machines.remove(&name);
                 Ok(here.machines.is_empty())
             };
@@ -226,7 +276,9 @@ impl HostNetwork {
                 let work = move || {
                     let path = here.lock().path.clone();
                     Switch::remove_at(&path)?;
-                    unguard_host(&Namespace::current()?)
+                    let host = Namespace::current()?;
+                    release_host(&host)?;
+                    unguard_host(&host)
                 };
                 shared.in_kernel(node, work).await?;
             }
@@ -254,7 +306,9 @@ impl HostNetwork {
                         Switch::remove_at(&path)?;
                     }
                 }
-                unguard_host(&Namespace::current()?)
+                let host = Namespace::current()?;
+                release_host(&host)?;
+                unguard_host(&host)
             })
             .await
     }
@@ -304,19 +358,14 @@ pub fn remove_switches(folder: &Path) -> Result<usize, skep_net::Error> {
         Switch::remove_at(path)?;
     }
     if !all.is_empty() {
-        unguard_host(&Namespace::current()?)?;
+        let host = Namespace::current()?;
+        release_host(&host)?;
+        unguard_host(&host)?;
     }
     Ok(all.len())
 }
 
 impl Shared {
-    async fn synced(&self) {
-        self.ports.synced().await;
-        self.groups.synced().await;
-        self.machines.synced().await;
-        self.hosts.synced().await;
-    }
-
     async fn in_kernel<T: Send + 'static>(
         &self,
         node: &str,
@@ -358,7 +407,12 @@ impl Shared {
     }
 
     /// The switch of a tenant's network, which is made if it is not here.
-    async fn switch(&self, tenant: &TenantName, node: &str) -> Result<Arc<Mutex<Here>>, Error> {
+    async fn switch(
+        &self,
+        tenant: &TenantName,
+        node: &str,
+        copies: Arc<Copies>,
+    ) -> Result<Arc<Mutex<Here>>, Error> {
         let _turn = self.making.lock().await;
         if let Some(here) = self.here.lock().get(tenant) {
             return Ok(here.clone());
@@ -381,7 +435,7 @@ impl Shared {
         let at = path.clone();
         let subnets =
             self.subnets(tenant).await.map_err(|source| Error::Api { node: node.to_owned(), source })?;
-        let (hosts, port) = (self.host_addresses(), self.config.port);
+        let (hosts, port, vni) = (self.host_addresses(), self.config.port, config.vni);
         let work = move || {
             let host = Namespace::current()?;
             let mut switch = Switch::set_up(&host, &at, &config)?;
@@ -389,10 +443,13 @@ impl Shared {
             // After that: who takes the filters away looks whether there is a network.
             guard_host(&host, &hosts, port)?;
             let guard = Guard::open(&switch)?;
-            skep_net::netlink::Result::Ok((switch, guard))
+            let (shaper, left) = Shaper::set_up(&Namespace::open(&at)?)?;
+            skep_net::netlink::Result::Ok((switch, guard, shaper, left))
         };
-        let (switch, guard) = self.in_kernel(node, work).await?;
-        let here = Arc::new(Mutex::new(Here { switch, guard, path, machines: BTreeMap::new() }));
+        let (switch, guard, shaper, left) = self.in_kernel(node, work).await?;
+        self.bandwidth.avoid(left);
+        let machines = BTreeMap::new();
+        let here = Arc::new(Mutex::new(Here { switch, guard, shaper, vni, path, machines, copies }));
         self.here.lock().insert(tenant.clone(), here.clone());
         Ok(here)
     }
@@ -419,9 +476,12 @@ impl Shared {
 
     async fn run(&self) {
         let mut closed = Vec::new();
+        let mut held = (0, 0);
         loop {
-            self.changed.notified().await;
+            self.dirty.changed.notified().await;
             tokio::time::sleep(GATHER).await;
+            let everybody = self.dirty.hosts.swap(false, Ordering::SeqCst);
+            let dirty = std::mem::take(&mut *self.dirty.tenants.lock());
             let hosts = self.host_addresses();
             if hosts != closed && !self.here.lock().is_empty() {
                 let (all, port) = (hosts.clone(), self.config.port);
@@ -433,10 +493,13 @@ impl Shared {
                 }
             }
             let all: Vec<_> = self.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
-            for (tenant, here) in all {
-                let machines = here.lock().machines.clone();
-                let wanted = plan(&self.ports_of(&tenant), &self.places(&tenant, &machines));
-                let guarded = self.guarded(&tenant, &machines);
+            for (tenant, here) in all.into_iter().filter(|(t, _)| everybody || dirty.contains(t)) {
+                let (machines, copies) = {
+                    let here = here.lock();
+                    (here.machines.clone(), here.copies.clone())
+                };
+                let wanted = plan(&ports_of(&copies, &tenant), &self.places(&copies, &tenant, &machines));
+                let guarded = guard::guarded(&copies, &tenant, &machines);
                 let work = move || {
                     let mut here = here.lock();
                     // Whom a port may talk to is said before it can.
@@ -450,13 +513,31 @@ impl Shared {
                     self.begin_again(&tenant).await;
                 }
             }
+            for tenant in self.shape().await {
+                self.begin_again(&tenant).await;
+            }
+            let now = self.copies.size();
+            if now != held {
+                tracing::debug!(tenants = now.0, objects = now.1, "copies held");
+                held = now;
+            }
         }
+    }
+
+    /// Has everything looked at again in a while.
+    fn later(&self) {
+        let dirty = self.dirty.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(RETRY).await;
+            dirty.changed.notify_one();
+        });
     }
 
     async fn begin_again(&self, tenant: &TenantName) {
         // It may have gone with its last machine.
         let Some(old) = self.here.lock().remove(tenant) else { return };
-        match self.switch(tenant, "").await {
+        let copies = old.lock().copies.clone();
+        match self.switch(tenant, "", copies).await {
             Ok(new) => new.lock().machines = old.lock().machines.clone(),
             Err(error) => {
                 tracing::warn!(%tenant, %error, "a network could not be set up; it is tried again");
@@ -464,21 +545,18 @@ impl Shared {
                 tokio::time::sleep(RETRY).await;
             }
         }
-        self.changed.notify_one();
-    }
-
-    fn ports_of(&self, tenant: &TenantName) -> Vec<Port> {
-        let all = self.ports.of_tenant(tenant);
-        all.iter()
-            .filter(|p| p.view.spec.network_name == DEFAULT_NETWORK)
-            .filter_map(|p| p.view.port())
-            .collect()
+        self.dirty.tenant(tenant);
     }
 
     /// Where a tenant's machines are: those connected here, and those of other hosts whose address is known.
-    fn places(&self, tenant: &TenantName, here: &BTreeMap<String, String>) -> BTreeMap<String, Place> {
+    fn places(
+        &self,
+        copies: &Copies,
+        tenant: &TenantName,
+        here: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, Place> {
         let mut places = BTreeMap::new();
-        for machine in self.machines.of_tenant(tenant) {
+        for machine in copies.machines.of_tenant(tenant) {
             let spec = &machine.view.spec;
             let node = spec.node_name.clone().unwrap_or_else(|| machine.key.name.to_string());
             let Some(host) = spec.host_name.as_deref().filter(|h| *h != self.config.host) else { continue };
@@ -492,6 +570,12 @@ impl Shared {
         }
         places
     }
+}
+
+/// The ports of a tenant's network.
+fn ports_of(copies: &Copies, tenant: &TenantName) -> Vec<Port> {
+    let all = copies.ports.of_tenant(tenant);
+    all.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK).filter_map(|p| p.view.port()).collect()
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use serde::Deserialize;
-use skep_base::SharedStr;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use skep_base::{Quantity, SharedStr};
 use skep_net::MacAddr;
+use skep_netplan::bandwidth::{Limits, Policy, WIRE_MPU_BYTES};
 use skep_netplan::fabric::Port;
 use skep_netplan::filter::group::Member;
 
@@ -43,25 +45,41 @@ pub(crate) struct SubnetSpec {
     pub(crate) cidr: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Without the status, which hosts write all the time: a change of it is none here.
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct PortView {
+    metadata: Made,
     pub(crate) spec: PortSpec,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Made {
+    /// In milliseconds.
+    #[serde(deserialize_with = "milliseconds")]
+    creation_timestamp: Option<i64>,
+}
+
+fn milliseconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.and_then(|t| t.parse::<Timestamp>().ok()).map(Timestamp::as_millisecond))
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PortSpec {
     pub(crate) network_name: String,
     addresses: Vec<IpAddr>,
     mac: String,
-    node_name: Option<String>,
+    pub(crate) node_name: Option<String>,
     node_interface: bool,
     allowed_pairs: Vec<Pair>,
     security_group_names: Vec<SharedStr>,
+    pub(crate) qos_policy_name: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct Pair {
     address: String,
@@ -78,6 +96,11 @@ impl PortView {
             groups: spec.security_group_names.clone(),
             here: spec.node_name.as_deref().is_some_and(is_here),
         }
+    }
+
+    /// When it was made, in milliseconds.
+    pub(crate) fn created_ms(&self) -> i64 {
+        self.metadata.creation_timestamp.unwrap_or(i64::MAX)
     }
 
     /// As plans see it; nothing for one that is on no node, or has no address yet.
@@ -99,13 +122,13 @@ impl PortView {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct MachineView {
     pub(crate) spec: MachineSpec,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct MachineSpec {
     pub(crate) node_name: Option<String>,
@@ -139,6 +162,53 @@ impl HostView {
     }
 }
 
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct QosView {
+    spec: QosSpec,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct QosSpec {
+    egress: Option<QosRate>,
+    ingress: Option<QosRate>,
+    minimum_packet_unit: Option<u16>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct QosRate {
+    guaranteed: Option<String>,
+    maximum: Option<String>,
+    packets: Option<u64>,
+}
+
+impl QosRate {
+    fn limits(&self) -> Limits {
+        // What is no quantity is refused when it is written.
+        let bits = |text: &Option<String>| -> Option<u64> {
+            u64::try_from(text.as_deref()?.parse::<Quantity>().ok()?.value()).ok()
+        };
+        Limits {
+            guaranteed_bits_per_s: bits(&self.guaranteed),
+            maximum_bits_per_s: bits(&self.maximum),
+            packets_per_s: self.packets,
+        }
+    }
+}
+
+impl QosView {
+    pub(crate) fn policy(&self) -> Policy {
+        let limits = |rate: &Option<QosRate>| rate.as_ref().map(QosRate::limits).unwrap_or_default();
+        Policy {
+            sending: limits(&self.spec.egress),
+            receiving: limits(&self.spec.ingress),
+            mpu_bytes: self.spec.minimum_packet_unit.unwrap_or(WIRE_MPU_BYTES),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -158,6 +228,14 @@ mod tests {
         assert_eq!((port.machine.as_str(), port.addresses.len(), port.is_machine), ("n", 2, false));
         let pairs: Vec<_> = port.pairs.iter().map(|(ip, mac)| (ip.to_string(), mac[5])).collect();
         assert_eq!(pairs, [("10.64.9.9".into(), 5), ("10.64.9.8".into(), 1)]);
+        let policy: QosView = serde_json::from_value(json!({"spec": {
+            "egress": {"guaranteed": "300M", "maximum": "1G", "packets": 1000}, "minimumPacketUnit": 200}}))
+        .unwrap();
+        let policy = policy.policy();
+        assert_eq!(policy.sending.guaranteed_bits_per_s, Some(300_000_000));
+        assert_eq!(policy.sending.maximum_bits_per_s, Some(1_000_000_000));
+        assert_eq!((policy.sending.packets_per_s, policy.mpu_bytes), (Some(1000), 200));
+        assert_eq!(policy.receiving, Limits::default());
         let nowhere: PortView =
             serde_json::from_value(json!({"spec": {"mac": "02:53:0a:40:00:05"}})).unwrap();
         assert_eq!(nowhere.port(), None);

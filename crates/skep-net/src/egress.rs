@@ -35,7 +35,7 @@ const BRIDGED: &[u8] = b"br\0";
 /// The switch's end.
 const UP: &str = "up";
 /// What the host's ends are called, before the network's number in hexadecimal.
-const PREFIX: &str = "sku";
+pub(crate) const PREFIX: &str = "sku";
 /// Addresses of switches on their host: shared address space (RFC 6598), which nobody outside is reached by.
 const FIRST: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
 const ADDRESS_BITS: u32 = 22;
@@ -217,12 +217,17 @@ pub fn guard_host(host: &Namespace, hosts: &[Ipv4Addr], vxlan_port: u16) -> Resu
     Nft::open(host)?.commit(batch)
 }
 
+/// Whether any network is led out through a host.
+pub(crate) fn is_used(host: &mut Net) -> Result<bool> {
+    Ok(host.links()?.iter().any(|l| l.name.starts_with(PREFIX)))
+}
+
 /// Removes the host's filters when no network is led out here any more.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn unguard_host(host: &Namespace) -> Result<()> {
-    if Net::open(host)?.links()?.iter().any(|l| l.name.starts_with(PREFIX)) {
+    if is_used(&mut Net::open(host)?)? {
         return Ok(());
     }
     let mut batch = Batch::new();

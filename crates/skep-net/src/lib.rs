@@ -2,7 +2,8 @@
 //!
 //! **Job.** Says to the kernel over netlink what is to be, and reads from it what is: network namespaces,
 //! veth pairs, bridges, VXLAN devices, addresses, routes, neighbours, forwarding entries, nf_tables and
-//! queueing disciplines. Above these sit whole pieces of a network: a [machine's own network](machine), its [services](service), [filters](filter), and a [network on a host](switch).
+//! queueing disciplines. Above these sit whole pieces of a network: a [machine's own network](machine), its [services](service), [filters](filter), a
+//! [network on a host](switch), and the [bandwidth] of its ports and of the host's uplink.
 //! **State.** In the kernel only. Every operation can be repeated; whoever starts anew reads what exists.
 //! **Tasks.** None. Calls block, for fractions of a millisecond; async callers use a blocking thread.
 //! **Must not know.** The API, tenants, Kubernetes: it gets names, numbers and addresses.
@@ -16,6 +17,7 @@
 //! `unsafe` is allowed in this crate for two calls that have no safe form: `unshare`, and a socket
 //! option of netlink. Each says why it is sound.
 
+pub mod bandwidth;
 pub mod conntrack;
 pub mod egress;
 pub mod filter;
@@ -30,6 +32,7 @@ pub mod service;
 pub mod switch;
 pub mod tc;
 mod uapi;
+pub mod underlay;
 
 pub use link::{Link, LinkStats, MacAddr, Net};
 pub use netlink::{Errno, Error};

@@ -121,6 +121,10 @@ pub struct Bridge {
     pub call_iptables: bool,
 }
 
+/// Packets that may wait in a queueing device beside those that its classes hold: as many as in other interfaces. The kernel's 32 lose
+/// packets whenever a few senders begin at once.
+const QUEUE_DEVICE_PACKETS: u32 = 1000;
+
 /// Links, addresses, routes and neighbours of one namespace.
 #[derive(Debug)]
 pub struct Net {
@@ -270,6 +274,17 @@ impl Net {
                         .u8(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, 1),
                 };
             });
+        })
+    }
+
+    /// Makes a device whose queues hold back what is sent to it, and which then lets it go on where it came from; switched off.
+    ///
+    /// # Errors
+    /// What the kernel says, "exists" included.
+    pub fn add_queue_device(&mut self, name: &str) -> Result<()> {
+        self.new_link(name, |m| {
+            m.u32(IFLA_TXQLEN, QUEUE_DEVICE_PACKETS);
+            info(m, "ifb", |_| ());
         })
     }
 

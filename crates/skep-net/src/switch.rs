@@ -132,18 +132,19 @@ impl Switch {
     }
 
     /// Connects a machine: an interface of the name here, and its other end in the machine's namespace. When it is
-    /// there already, nothing changes.
+    /// there already, nothing changes. Gives whether the interface was made.
     ///
     /// # Errors
     /// What the kernel says. It can be called again.
-    pub fn attach(&mut self, name: &str, machine: &Namespace, inside: &str) -> Result<()> {
+    pub fn attach(&mut self, name: &str, machine: &Namespace, inside: &str) -> Result<bool> {
         let mut there = Net::open(machine)?;
         let mut ours = self.net.link(name)?;
         if ours.is_some() && there.link(inside)?.is_none() {
             self.net.delete_link(name)?;
             ours = None;
         }
-        if ours.is_none() {
+        let new = ours.is_none();
+        if new {
             let peer = Peer { name: inside, mac: None, namespace: Some(machine) };
             self.net.add_veth(name, None, self.mtu, &peer)?;
         }
@@ -158,7 +159,8 @@ impl Switch {
         let theirs = there.expect_link(inside)?;
         // Until the machine has made it part of its bridge: what it would say by itself has no port's address.
         machine.run(|| sysctl(&format!("ipv6/conf/{inside}/addr_gen_mode"), NO_ADDRESSES))??;
-        there.set_up(theirs.index)
+        there.set_up(theirs.index)?;
+        Ok(new)
     }
 
     /// Disconnects a machine. That it is not connected is fine.

@@ -3,6 +3,8 @@
 //! Classes share what their interface has: each gets what it is guaranteed, and lends what it does not use to the others up
 //! to their maximum. Which class a packet is of is its priority, which packet filters set.
 
+pub use skep_netplan::bandwidth::{Rate, WIRE_MPU_BYTES, WIRE_OVERHEAD_BYTES};
+
 use crate::link::Net;
 use crate::netlink::{Attrs, Message, Result, get_str, get_u32, get_u64, unless_missing};
 use crate::uapi::*;
@@ -12,10 +14,6 @@ const MAJOR: u32 = 1;
 /// The class above all others.
 const ROOT: u16 = 1;
 const TC_H_ROOT: u32 = 0xffff_ffff;
-/// An Ethernet frame on the wire is at least this long, with preamble and gap: what small packets are counted as.
-pub const WIRE_MPU_BYTES: u16 = 84;
-/// What the wire adds to what the kernel counts: preamble, checksum, gap.
-pub const WIRE_OVERHEAD_BYTES: u16 = 24;
 /// A class may be ahead of its rate by what it sends in this time: more than the time between two looks of the kernel's
 /// timer, or the rate is not reached; less than what would be noticed.
 const BURST_MS: u64 = 4;
@@ -23,25 +21,18 @@ const BURST_MS: u64 = 4;
 const MIN_BURST_BYTES: u64 = 64 * 1024;
 /// What a class sends before the next has its turn, when they lend.
 const QUANTUM_BYTES: u32 = 60_000;
-
-/// The rates of a class, in bits a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// What is there when it is needed.
-    pub guaranteed_bits_per_s: u64,
-    /// What is never exceeded.
-    pub maximum_bits_per_s: u64,
-    /// The length that shorter packets count as.
-    pub mpu_bytes: u16,
-    /// What is added to the length of each packet.
-    pub overhead_bytes: u16,
-}
+/// How much may wait in a class: what it sends in this time. More is only delay; less, and a connection cannot keep a fast class busy.
+const QUEUE_MS: u64 = 25;
+/// And at least so much: two packets of the largest size that is handed over at once.
+const QUEUE_MIN_BYTES: u64 = 128 * 1024;
 
 /// What went through a class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClassStats {
     /// Its number.
     pub class: u16,
+    /// That of the class above it; [`u16::MAX`] for one above which there is none.
+    pub parent: u16,
     /// Bytes sent.
     pub bytes: u64,
     /// Packets sent.
@@ -129,6 +120,47 @@ impl Net {
         self.socket.request(m, || format!("set the class {class} of link number {link}"))
     }
 
+    /// Makes an interface have classes, none of which share anything; packets of no class pass as if there were none. When it does so
+    /// already, nothing changes.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn limit_bandwidth(&mut self, link: u32) -> Result<()> {
+        let mut m = Message::new(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL);
+        m.fixed(&tcmsg(link, MAJOR << 16, TC_H_ROOT)).str(TCA_KIND, "htb");
+        m.nest(TCA_OPTIONS, |m| {
+            m.attr(TCA_HTB_INIT, &[3_u32, 10, 0, 0, 0].map(u32::to_ne_bytes).concat());
+        });
+        let made = self.socket.request(m, || format!("limit the bandwidth of link number {link}"));
+        crate::netlink::unless_exists(made)
+    }
+
+    /// Adds a class below another (0: below none), or changes its rates; packets that wait go on. One that packets are in has a
+    /// queue of [`QUEUE_MS`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_class_below(
+        &mut self,
+        link: u32,
+        class: u16,
+        parent: u16,
+        rate: &Rate,
+        leaf: bool,
+    ) -> Result<()> {
+        let m = class_message(link, class, class_priority(parent), rate);
+        self.socket.request(m, || format!("set the class {class} of link number {link}"))?;
+        if !leaf {
+            return Ok(());
+        }
+        let bytes = (rate.maximum_bits_per_s / 8 * QUEUE_MS / 1000).max(QUEUE_MIN_BYTES);
+        let mut m = Message::new(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE);
+        m.fixed(&tcmsg(link, 0, class_priority(class))).str(TCA_KIND, "bfifo");
+        // struct tc_fifo_qopt: the limit.
+        m.attr(TCA_OPTIONS, &u32::try_from(bytes).unwrap_or(u32::MAX).to_ne_bytes());
+        self.socket.request(m, || format!("set the queue of the class {class} of link number {link}"))
+    }
+
     /// Removes a class. That there is none is fine.
     ///
     /// # Errors
@@ -164,6 +196,7 @@ impl Net {
                 let class = (handle & 0xffff) as u16;
                 (class != ROOT).then_some(ClassStats {
                     class,
+                    parent: (get_u32(payload.get(12..)?)? & 0xffff) as u16,
                     bytes: get_u64(basic)?,
                     packets: get_u32(basic.get(8..)?)?.into(),
                     dropped: dropped.into(),

@@ -2,12 +2,13 @@
 //!
 //! **Job.** From objects to desired state, and from one desired state to the next the changes between them:
 //! [services](service) as entries of packet filter maps; where a [network](fabric)'s ports are and what they may send;
-//! whom [filters](filter) let talk to whom.
-//! **State.** None of its own: [`service::Table`] and [`filter::Table`] are what the caller has programmed so far, and planning
-//! reads and advances them.
+//! whom [filters](filter) let talk to whom; what [bandwidth] each has.
+//! **State.** None of its own: [`service::Table`] and [`filter::Table`] are what the caller has programmed so far, and
+//! [`bandwidth::Memory`] who has which number; planning reads and advances them.
 //! **Tasks.** None: pure functions, without IO, clock or randomness.
 //! **Must not know.** The kernel, netlink, the API's client; which objects there are beyond the lean views here.
 
+pub mod bandwidth;
 pub mod fabric;
 pub mod filter;
 pub mod service;

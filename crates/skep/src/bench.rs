@@ -1,5 +1,8 @@
 //! `skep bench`: load on a server, and how it bore it.
 
+mod network;
+mod testbed;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +23,11 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measures bandwidth between pods, and what policies make of it: rows W1 and W2 of SPECIFICATION.md. Needs no server.
+    ///
+    /// Makes two hosts, machines and pods of namespaces of its own, and removes them. Needs root and iperf3. Other work on the
+    /// computer takes from what is measured.
+    Network(network::Options),
     /// Creates, updates and deletes small ConfigMaps.
     Writes {
         /// How many.
@@ -99,6 +107,9 @@ enum Wait {
 }
 
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+    if let Command::Network(options) = &options.command {
+        return network::run(options);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let figures = runtime.block_on(measure(Server { kubeconfig: options.kubeconfig }, options.command))?;
     print!("{figures}");
@@ -107,6 +118,8 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 
 async fn measure(server: Server, command: Command) -> anyhow::Result<Figures> {
     Ok(match command {
+        // It has been done: no server takes part in it.
+        Command::Network(_) => Figures::default(),
         Command::Writes { count, concurrency, namespace } => {
             skep_bench::writes(&server, &namespace, count, concurrency).await?
         }

@@ -46,6 +46,13 @@ pub(crate) const EXAMPLES: &[Entry] = &[
         )],
     ),
     (
+        "bench network",
+        &[
+            ("skep bench network", "bandwidth between pods, and what policies make of it"),
+            ("skep bench network --only W1 --seconds 10", "guarantees, maxima and packet limits, at leisure"),
+        ],
+    ),
+    (
         "completion",
         &[
             ("skep completion bash > /etc/bash_completion.d/skep", "for all users of bash"),

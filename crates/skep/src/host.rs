@@ -38,6 +38,10 @@ pub(crate) struct Options {
     /// The UDP port over which hosts carry tenants' networks (VXLAN): the same on all of them.
     #[arg(long, default_value_t = VXLAN_PORT)]
     vxlan_port: u16,
+    /// What the interface with the host's address carries, in Mbit/s each way; found out where it is hardware. Without it nothing can
+    /// be guaranteed to ports.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    uplink_mbit: Option<u64>,
     /// What agents log.
     #[arg(long, default_value = "info")]
     agent_log: String,
@@ -49,6 +53,12 @@ pub(crate) struct Options {
     /// reaches it elsewhere.
     #[arg(long, value_parser = registry, value_name = "HOST:PORT")]
     registry: Option<(String, String)>,
+    /// Give machines this part of the memory: so many hosts share the computer.
+    #[arg(long, hide = true, default_value_t = 1)]
+    memory_part: u64,
+    /// The network namespace that is the host's, mounted at this path; the one that this is started in if it is not given.
+    #[arg(long)]
+    network_namespace: Option<PathBuf>,
     /// End when the process that started this one does.
     #[arg(long, hide = true)]
     with_parent: bool,
@@ -119,6 +129,11 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     if options.with_parent {
         end_with_parent()?;
     }
+    if let Some(path) = &options.network_namespace {
+        // Before there are other threads: those that come are in it too.
+        let namespace = skep_net::Namespace::open(path).context("opening the network namespace")?;
+        namespace.enter().context("entering the network namespace")?;
+    }
     let config = Config {
         kubeconfig: options.kubeconfig,
         data: std::path::absolute(&options.data).context("reading the working directory")?,
@@ -127,6 +142,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
             cpu_millis: options.reserve_cpu_millis,
             memory_bytes: options.reserve_memory_mib << 20,
             cpu_percent: options.cpu_percent,
+            memory_part: options.memory_part.max(1),
         },
         launcher: launcher()?,
         agent_log: options.agent_log,
@@ -135,6 +151,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         labels: options.labels.into_iter().collect::<BTreeMap<_, _>>(),
         address: options.address,
         vxlan_port: options.vxlan_port,
+        uplink_bits_per_s: options.uplink_mbit.map(|m| m * 1_000_000),
     };
     // One thread: a daemon mostly waits, and what blocks has threads of its own, which end when they are idle.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -20,7 +20,7 @@ mod tests;
 
 pub use addresses::{AddressRange, BadRange, Candidates, parse_range, port_mac};
 pub use layer2::{Network, NetworkSpec, NetworkStatus};
-pub use port::{AllowedPair, Port, PortSpec, PortStatus};
+pub use port::{AllowedPair, Port, PortQos, PortSpec, PortStatus};
 pub use public::{
     PublicIP, PublicIpPhase, PublicIpSpec, PublicIpStatus, PublicPool, PublicPoolSpec, PublicPoolStatus,
 };

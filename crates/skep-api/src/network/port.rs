@@ -1,15 +1,16 @@
 //! `Port`: one interface in a network, with its addresses.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_NETWORK, split_status, validate_reference};
+use super::{DEFAULT_NETWORK, QosRate, split_status, validate_reference};
 use crate::context::Context;
 use crate::field::{Errors, Path};
 use crate::kind::{Fields, Kind, KindInfo};
@@ -22,6 +23,8 @@ const MAX_ADDRESSES: usize = 16;
 const MAX_PAIRS: usize = 32;
 /// Most groups of one port: each is a jump for the first packet of a connection.
 const MAX_GROUPS: usize = 16;
+/// Most reasons that packets were dropped for: a host knows a dozen.
+const MAX_REASONS: usize = 32;
 
 /// One interface in a network, with its addresses. They are the port's alone until the port is deleted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,18 +90,58 @@ pub struct AllowedPair {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "io.skep.network.v1.PortStatus")]
 pub struct PortStatus {
+    /// When its host last reported. A port that nothing goes through is reported once, and then no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report_time: Option<Time>,
     /// Bytes that it sent, at the last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_bytes: Option<i64>,
     /// Bytes that it received, at the last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received_bytes: Option<i64>,
-    /// Packets of it that were dropped because they were forged or not allowed, at the last report.
+    /// Packets that it sent, at the last report, as they were handed over: what a sender leaves to the network to cut into packets
+    /// is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_packets: Option<i64>,
+    /// Packets that it received, of the same kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_packets: Option<i64>,
+    /// Bits a second that it sent, between the last two reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_bits_per_second: Option<i64>,
+    /// Bits a second that it received, between the last two reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_bits_per_second: Option<i64>,
+    /// Packets of it that were dropped, at the last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_packets: Option<i64>,
-    /// `Ready`: it is connected and its filters are in place.
+    /// The same by reason: `EgressPacketLimit` and `IngressPacketLimit` (more packets a second than its policy says), `EgressMaximum`
+    /// and `IngressMaximum` (no room in the queue of its maximum).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<BTreeMap<String, i64>>,
+    /// What of its policy is in effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<PortQos>,
+    /// `Ready`: it is connected and its filters are in place. `BandwidthGuaranteed`: whether its host's uplink has what its policy
+    /// guarantees; left out where nothing is guaranteed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Vec<Condition>>,
+}
+
+/// What of a policy is in effect at a port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "io.skep.network.v1.PortQos")]
+pub struct PortQos {
+    /// Which policy.
+    #[serde(default)]
+    pub policy_name: String,
+    /// What it sends; a guarantee is what its host has granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<QosRate>,
+    /// What it receives; a guarantee is what its host has granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<QosRate>,
 }
 
 crate::own::own_object!(
@@ -112,6 +155,16 @@ impl Port {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.spec.addresses.iter().flatten().filter_map(|a| a.parse().ok())
     }
+}
+
+/// A number for people: three digits and a unit.
+fn short(number: i64, step: f64, units: &[&str]) -> String {
+    let (mut value, mut unit) = (number as f64, 0);
+    while value >= step && unit + 1 < units.len() {
+        (value, unit) = (value / step, unit + 1);
+    }
+    let digits = usize::from(unit > 0 && value < 100.0);
+    format!("{value:.digits$}{}", units[unit])
 }
 
 /// Six bytes in hexadecimal, in the form that the server writes: small letters, colons; not of a group.
@@ -219,9 +272,20 @@ impl Kind for Port {
             for (field, value) in [
                 ("sentBytes", status.sent_bytes),
                 ("receivedBytes", status.received_bytes),
+                ("sentPackets", status.sent_packets),
+                ("receivedPackets", status.received_packets),
+                ("sentBitsPerSecond", status.sent_bits_per_second),
+                ("receivedBitsPerSecond", status.received_bits_per_second),
                 ("droppedPackets", status.dropped_packets),
             ] {
                 meta::validate_nonnegative(value.unwrap_or_default(), &path.child(field), errors);
+            }
+            let dropped = status.dropped.unwrap_or_default();
+            if dropped.len() > MAX_REASONS {
+                errors.too_many(&path.child("dropped"), dropped.len(), MAX_REASONS);
+            }
+            for packets in dropped.into_values() {
+                meta::validate_nonnegative(packets, &path.child("dropped"), errors);
             }
             meta::validate_conditions(
                 &status.conditions.unwrap_or_default(),
@@ -255,20 +319,39 @@ impl Kind for Port {
             Column::string("Addresses", "Its addresses."),
             Column::string("Pod", "The pod whose interface it is."),
             Column::string("Node", "The node that it is on."),
+            Column::string("Sent", "Bytes that it sent."),
+            Column::string("Received", "Bytes that it received."),
+            Column::string("Dropped", "Packets of it that were dropped."),
+            Column::string("QoS", "Its policy for bandwidth."),
             Column::AGE,
             Column::string("MAC", "Its Ethernet address.").wide(),
+            Column::string("Sending", "Bits a second, at the last report.").wide(),
+            Column::string("Receiving", "Bits a second, at the last report.").wide(),
         ]
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {
+        let none = PortStatus::default();
+        let status = self.status.as_ref().unwrap_or(&none);
+        let bytes = |n: Option<i64>| {
+            n.map_or_else(String::new, |n| short(n, 1024.0, &["", "Ki", "Mi", "Gi", "Ti", "Pi"]))
+        };
+        let rate =
+            |n: Option<i64>| n.map_or_else(String::new, |n| short(n, 1000.0, &["", "k", "M", "G", "T"]));
         vec![
             meta::name_cell(&self.metadata),
             self.spec.network_name.clone().into(),
             self.spec.addresses.as_deref().unwrap_or_default().join(",").into(),
             self.spec.pod_name.clone().unwrap_or_default().into(),
             self.spec.node_name.clone().unwrap_or_default().into(),
+            bytes(status.sent_bytes).into(),
+            bytes(status.received_bytes).into(),
+            status.dropped_packets.map_or_else(String::new, |n| n.to_string()).into(),
+            self.spec.qos_policy_name.clone().unwrap_or_default().into(),
             meta::age_cell(&self.metadata, now),
             self.spec.mac.clone().unwrap_or_default().into(),
+            rate(status.sent_bits_per_second).into(),
+            rate(status.received_bits_per_second).into(),
         ]
     }
 }

@@ -19,6 +19,10 @@ const MIN_RATE_BITS_PER_S: i128 = 8_000;
 /// Most packets a second that can be counted: ten times what one core moves.
 const MAX_PACKETS_PER_S: i64 = 100_000_000;
 
+/// What a packet counts as at least: an Ethernet frame with all that the wire adds takes no less. A larger one makes small packets
+/// dear, for they cost as much work as large ones; above it even the largest would count as more than they are.
+const MINIMUM_PACKET_UNIT_BYTES: std::ops::RangeInclusive<i64> = 84..=9216;
+
 /// How fast ports may send and receive; each port for itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QosPolicy {
@@ -41,6 +45,10 @@ pub struct QosPolicySpec {
     /// What it receives; unlimited if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<QosRate>,
+    /// Packets that are shorter count as this many bytes, with all that an Ethernet adds to them; 84 if nothing is said, which is what the
+    /// shortest takes of a wire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_packet_unit: Option<i32>,
 }
 
 /// The rates of one direction.
@@ -95,6 +103,12 @@ impl Kind for QosPolicy {
         for (field, rate) in [("egress", &self.spec.egress), ("ingress", &self.spec.ingress)] {
             if let Some(rate) = rate {
                 validate_rate(rate, &path.child(field), errors);
+            }
+        }
+        if let Some(unit) = self.spec.minimum_packet_unit {
+            let range = MINIMUM_PACKET_UNIT_BYTES;
+            for message in meta::in_range_errors(unit.into(), *range.start(), *range.end()) {
+                errors.invalid(&path.child("minimumPacketUnit"), unit, &message);
             }
         }
     }

@@ -124,6 +124,28 @@ fn ports_have_addresses_in_one_form() {
 }
 
 #[test]
+fn ports_show_what_went_through() {
+    let port: Port = check(json!({"metadata": {"name": "p"}, "spec": {"qosPolicyName": "gold"}})).unwrap();
+    let status = serde_json::from_value(json!({
+        "sentBytes": 1536, "receivedBytes": 3_000_000_000_i64, "droppedPackets": 7,
+        "sentBitsPerSecond": 12_300_000, "receivedBitsPerSecond": 999,
+    }));
+    let port = Port { status: Some(status.unwrap()), ..port };
+    let row = port.row(jiff::Timestamp::UNIX_EPOCH);
+    for (column, text) in [
+        ("Sent", "1.5Ki"),
+        ("Received", "2.8Gi"),
+        ("Dropped", "7"),
+        ("QoS", "gold"),
+        ("Sending", "12.3M"),
+        ("Receiving", "999"),
+    ] {
+        let index = Port::columns().iter().position(|c| c.name == column).unwrap();
+        assert_eq!(row[index], json!(text), "{column}");
+    }
+}
+
+#[test]
 fn the_ethernet_address_says_which_ip_address() {
     assert_eq!(port_mac(ip("10.64.1.2")), "02:53:0a:40:01:02");
     assert_eq!(port_mac(ip("fd00::aa:bbcc:ddee")), "06:aa:bb:cc:dd:ee");
@@ -144,6 +166,9 @@ fn security_groups_and_rates_are_checked() {
     assert_eq!(rate(json!({"guaranteed": "300M", "maximum": "299M"})), ["spec.egress.maximum"]);
     assert_eq!(rate(json!({"maximum": "7999"})), ["spec.egress.maximum"]);
     assert_eq!(rate(json!({"packets": 0})), ["spec.egress.packets"]);
+    let unit = |bytes: i32| fields::<QosPolicy>(json!({"spec": {"minimumPacketUnit": bytes}}));
+    assert!(unit(84).is_empty() && unit(1000).is_empty());
+    assert_eq!(unit(83), ["spec.minimumPacketUnit"]);
 
     assert_eq!(fields::<PublicPool>(json!({"spec": {}})), ["spec.ranges"]);
     assert_eq!(fields::<PublicPool>(json!({"spec": {"ranges": ["192.0.2.0/24", "x"]}})), ["spec.ranges[1]"]);

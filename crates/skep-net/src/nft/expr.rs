@@ -139,6 +139,11 @@ pub enum Expr<'a> {
     Count(&'a str),
     /// Counts in the counter that a map has for a key.
     CountBy { set: &'a str, from: Reg },
+    /// Matches when the limit that a map has for a key is exceeded.
+    OverLimitBy { set: &'a str, from: Reg },
+    /// Sends the packet to another device, whose number is in a register, as if it had arrived there; tables of the family `netdev`
+    /// only. Nothing else sees it.
+    Redirect { device: Reg },
     /// Matches packets while there are at most so many a second, or with `over` those that are more.
     Limit { packets_per_s: u64, burst: u32, over: bool },
     /// Adds an element to a set or map, or gives it its time anew.
@@ -239,7 +244,10 @@ impl Expr<'_> {
             Expr::Count(name) => of("objref", &|m| {
                 m.be32(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER).str(NFTA_OBJREF_IMM_NAME, name);
             }),
-            Expr::CountBy { set, from } => of("objref", &|m| {
+            Expr::Redirect { device } => of("fwd", &|m| {
+                m.be32(NFTA_FWD_SREG_DEV, device.number());
+            }),
+            Expr::CountBy { set, from } | Expr::OverLimitBy { set, from } => of("objref", &|m| {
                 m.be32(NFTA_OBJREF_SET_SREG, from.number()).str(NFTA_OBJREF_SET_NAME, set);
             }),
             Expr::Limit { packets_per_s, burst, over } => of("limit", &|m| {

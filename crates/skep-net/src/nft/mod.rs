@@ -101,6 +101,8 @@ pub enum MapTo {
     Verdict,
     /// A counter of the table.
     Counter,
+    /// A limit of the table.
+    Limit,
 }
 
 /// What part of a key is, by the numbers of nft(8).
@@ -150,6 +152,8 @@ pub enum ElementData {
     Verdict(Verdict),
     /// The name of a counter.
     Counter(String),
+    /// The name of a limit.
+    Limit(String),
 }
 
 /// The changes of a transaction.
@@ -321,6 +325,29 @@ impl Batch {
         self.push(m, format!("delete the counter {name}"));
     }
 
+    /// Makes a limit, if it is not there: exceeded by packets that are more than so many a second, after `burst` at once.
+    pub fn add_limit(&mut self, table: Table, name: &str, packets_per_s: u64, burst: u32) {
+        const TYPE_PACKETS: u32 = 0;
+        const OVER: u32 = 1;
+        let mut m = message(table.family, NFT_MSG_NEWOBJ, NLM_F_CREATE);
+        m.str(NFTA_OBJ_TABLE, table.name).str(NFTA_OBJ_NAME, name).be32(NFTA_OBJ_TYPE, NFT_OBJECT_LIMIT);
+        m.nest(NFTA_OBJ_DATA, |m| {
+            m.be64(NFTA_LIMIT_RATE, packets_per_s)
+                .be64(NFTA_LIMIT_UNIT, 1)
+                .be32(NFTA_LIMIT_BURST, burst)
+                .be32(NFTA_LIMIT_TYPE, TYPE_PACKETS)
+                .be32(NFTA_LIMIT_FLAGS, OVER);
+        });
+        self.push(m, format!("make the limit {name}"));
+    }
+
+    /// Removes a limit, which must exist and be used by nothing.
+    pub fn delete_limit(&mut self, table: Table, name: &str) {
+        let mut m = message(table.family, NFT_MSG_DELOBJ, 0);
+        m.str(NFTA_OBJ_TABLE, table.name).str(NFTA_OBJ_NAME, name).be32(NFTA_OBJ_TYPE, NFT_OBJECT_LIMIT);
+        self.push(m, format!("delete the limit {name}"));
+    }
+
     /// Makes a set or map, if it is not there.
     pub fn add_set(&mut self, table: Table, set: &Set) {
         self.sets += 1;
@@ -343,6 +370,10 @@ impl Batch {
             Some(MapTo::Counter) => {
                 flags |= NFT_SET_OBJECT;
                 m.be32(NFTA_SET_OBJ_TYPE, NFT_OBJECT_COUNTER);
+            }
+            Some(MapTo::Limit) => {
+                flags |= NFT_SET_OBJECT;
+                m.be32(NFTA_SET_OBJ_TYPE, NFT_OBJECT_LIMIT);
             }
             None => {}
         }
@@ -428,7 +459,7 @@ fn write_element(m: &mut Message, element: &NewElement) {
         Some(ElementData::Verdict(verdict)) => {
             m.nest(NFTA_SET_ELEM_DATA, |m| verdict.write(m));
         }
-        Some(ElementData::Counter(name)) => {
+        Some(ElementData::Counter(name) | ElementData::Limit(name)) => {
             m.str(NFTA_SET_ELEM_OBJREF, name);
         }
         None => {}

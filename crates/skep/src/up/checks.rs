@@ -89,7 +89,27 @@ pub(super) fn all(data: &Path, listen: Option<SocketAddr>, registry: Option<Sock
     checks.push(machines(data));
     checks.push(overlay());
     checks.push(kvm());
+    checks.extend(several_hosts(data));
     checks
+}
+
+/// The hosts that this computer is, if it is several. Before a start they need not be there: it makes them.
+fn several_hosts(data: &Path) -> Option<Check> {
+    let hosts = super::hosts::Hosts::read(data)?;
+    let name = "hosts";
+    let what = format!("{} on the wire {}", hosts.count, hosts.underlay().subnet);
+    let up = super::RunFile::read(data).is_some_and(|f| f.is_alive());
+    let missing = hosts.missing(data);
+    Some(if !up || missing.is_empty() {
+        good(name, what)
+    } else {
+        limited(
+            name,
+            format!("{what}; missing: {}", missing.join(", ")),
+            "hosts do not reach each other, or the control plane",
+            "run `skep down` and `skep up`, which make them anew",
+        )
+    })
 }
 
 /// Whether machines can be made here.

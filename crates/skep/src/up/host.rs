@@ -1,4 +1,4 @@
-//! The host daemon as a child of `skep up`: started again when it ends, stopped with it. Machines need neither.
+//! Host daemons as children of `skep up`: started again when they end, stopped with it. Machines need neither.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -14,6 +14,7 @@ use skep_base::TenantName;
 use skep_client::Backoff;
 use tokio::process::{Child, Command};
 
+use super::hosts::Place;
 use crate::apiserver::Running;
 use crate::host::VXLAN_PORT;
 use crate::signals::{Shutdown, ended};
@@ -30,9 +31,24 @@ const WORKED_AFTER: Duration = Duration::from_secs(30);
 /// How long it may take to end. It has nothing to finish: machines go on.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The name of the host that `skep up` runs on: the same at each start, whatever the computer is called by then.
-fn name(data: &Path) -> std::io::Result<String> {
-    let path = data.join("host-name");
+/// What all hosts of this computer are told.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    /// How much CPU machines may have together, in percent of what there is, on all hosts.
+    pub(super) cpu_percent: u64,
+    /// What the uplink of each carries.
+    pub(super) uplink_mbit: Option<u64>,
+    /// The port of tenants' networks, the same on all.
+    pub(super) vxlan_port: u16,
+    /// How many hosts share the computer.
+    pub(super) count: u64,
+    /// The cloud's own registry: how images call it, and where it is reached.
+    pub(super) registry: Option<(String, String)>,
+}
+
+/// The name of a host of this computer: the same at each start, whatever the computer is called by then.
+fn name(place: &Place) -> std::io::Result<String> {
+    let path = place.data.join("host-name");
     if let Ok(text) = std::fs::read_to_string(&path)
         && !text.trim().is_empty()
     {
@@ -42,9 +58,14 @@ fn name(data: &Path) -> std::io::Result<String> {
     let own: String =
         own.trim().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
     let own = own.trim_matches('-');
-    let name = if own.is_empty() { "host" } else { own };
-    std::fs::write(&path, name)?;
-    Ok(name.to_owned())
+    let own = if own.is_empty() { "host" } else { own };
+    let name = match place.number {
+        // Names have at most 63 characters, and the number must not be what is cut off.
+        Some(number) => format!("{}-{number}", own.get(..59).unwrap_or(own)),
+        None => own.to_owned(),
+    };
+    std::fs::write(&path, &name)?;
+    Ok(name)
 }
 
 /// The UDP port over which this installation's hosts carry tenants' networks: the standard one where the data directory is
@@ -65,20 +86,14 @@ pub(super) fn vxlan_port(data: &Path) -> std::io::Result<u16> {
     Ok(port)
 }
 
-/// Keeps the host daemon running until the end is announced.
-pub(super) fn supervise(
-    app: &Arc<App>,
-    down: &Shutdown,
-    data: &Path,
-    cpu_percent: u64,
-    registry: Option<(String, String)>,
-) -> Running {
-    let (app, down, data) = (app.clone(), down.clone(), data.to_owned());
+/// Keeps a host's daemon running until the end is announced.
+pub(super) fn supervise(app: &Arc<App>, down: &Shutdown, place: Place, common: &Common) -> Running {
+    let (app, down, common) = (app.clone(), down.clone(), common.clone());
     Box::pin(async move {
         let mut backoff = Backoff::new(RESTART_FIRST, RESTART_LONGEST);
         loop {
             let begun = Instant::now();
-            match start(&app, &data, cpu_percent, registry.as_ref()) {
+            match start(&app, &place, &common) {
                 Ok(mut child) => {
                     tokio::select! {
                         status = child.wait() => match status {
@@ -103,13 +118,9 @@ pub(super) fn supervise(
     })
 }
 
-fn start(
-    app: &App,
-    data: &Path,
-    cpu_percent: u64,
-    registry: Option<&(String, String)>,
-) -> anyhow::Result<Child> {
-    let name = name(data).context("naming the host")?;
+fn start(app: &App, place: &Place, common: &Common) -> anyhow::Result<Child> {
+    let data = &place.data;
+    let name = name(place).context("naming the host")?;
     let path = data.join("host.kubeconfig");
     let system = TenantName::system();
     let kubeconfig = app
@@ -128,10 +139,23 @@ fn start(
     let own = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(own);
     command.arg("host").arg("--with-parent").arg("--kubeconfig").arg(&path).arg("--data").arg(data);
+    // Hosts that share a computer share what it has.
+    let cpu_percent = (common.cpu_percent / common.count).max(1);
     command.arg("--name").arg(&name).arg("--cpu-percent").arg(cpu_percent.to_string());
-    let port = vxlan_port(data).context("choosing the port of tenants' networks")?;
-    command.arg("--vxlan-port").arg(port.to_string());
-    if let Some((name, address)) = registry {
+    command.arg("--vxlan-port").arg(common.vxlan_port.to_string());
+    if common.count > 1 {
+        command.arg("--memory-part").arg(common.count.to_string());
+    }
+    if let Some(mbit) = common.uplink_mbit {
+        command.arg("--uplink-mbit").arg(mbit.to_string());
+    }
+    if let Some(address) = place.address {
+        command.arg("--address").arg(address.to_string());
+    }
+    if let Some(namespace) = &place.namespace {
+        command.arg("--network-namespace").arg(namespace);
+    }
+    if let Some((name, address)) = &common.registry {
         command.arg("--registry").arg(format!("{name}={address}"));
     }
     if let Some(path) = crate::config::current() {

@@ -2,6 +2,7 @@
 
 mod checks;
 mod host;
+mod hosts;
 mod run_file;
 mod stop;
 mod watch;
@@ -36,6 +37,13 @@ pub(crate) struct Options {
     /// Run no machines here: the control plane only.
     #[arg(long)]
     no_host: bool,
+    /// Be so many hosts instead of one, each a network namespace with an address of its own, joined by a bridge: to try what happens
+    /// between hosts. The next start makes as many again if nothing is said; 0 makes the computer itself the host again.
+    #[arg(long, conflicts_with = "no_host")]
+    hosts: Option<u8>,
+    /// What a host's uplink carries, in Mbit/s each way; found out where it is hardware. Without it nothing can be guaranteed to ports.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    uplink_mbit: Option<u64>,
     /// Where the image registry listens; clients and machines of other computers reach it only at an address that is not loopback.
     #[arg(long, env = "SKEP_REGISTRY_LISTEN", default_value = "127.0.0.1:5000")]
     registry_listen: std::net::SocketAddr,
@@ -67,6 +75,7 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<()> {
     options.server.data =
         std::path::absolute(&options.server.data).context("reading the working directory")?;
     if options.detached {
+        listen_on_wire(&mut options);
         // A session of its own: nothing that happens to the terminal reaches it.
         nix::unistd::setsid().context("leaving the terminal's session")?;
         return serve(options);
@@ -79,6 +88,10 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<()> {
         print_next(&options.server.data);
         return Ok(());
     }
+    if let Some(hosts) = hosts::Hosts::decide(&options.server.data, options.hosts)? {
+        hosts.set_up(&options.server.data)?;
+    }
+    listen_on_wire(&mut options);
     let registry = (!options.no_registry).then_some(options.registry_listen);
     let checks = checks::all(&options.server.data, Some(options.server.listen), registry);
     for check in checks.iter().filter(|c| c.level != Level::Good) {
@@ -99,9 +112,21 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<()> {
         let status = child.try_wait().ok().flatten()?;
         Some(format!("it ended with {status}; the reason is at the end of {}", log.display()))
     };
-    runtime.block_on(watch::until_up(&options.server.data, host, ended))?;
+    let hosts = if host { hosts::places(&options.server.data).len() } else { 0 };
+    runtime.block_on(watch::until_up(&options.server.data, hosts, ended))?;
     print_next(&options.server.data);
     Ok(())
+}
+
+/// Several hosts reach this computer's servers at its address on their wire, and not at its loopback.
+fn listen_on_wire(options: &mut Options) {
+    if let Some(hosts) = hosts::Hosts::read(&options.server.data) {
+        for address in [&mut options.server.listen, &mut options.registry_listen] {
+            if address.ip().is_loopback() {
+                address.set_ip(hosts.gateway());
+            }
+        }
+    }
 }
 
 /// Starts this program again without a terminal.
@@ -131,6 +156,8 @@ fn serve(options: Options) -> anyhow::Result<()> {
     let with_host = !options.no_host && checks::can_run_machines(&checks);
     let (data, foreground) = (options.server.data.clone(), options.foreground);
     let names = options.server.names.clone();
+    let places = hosts::places(&data);
+    let count = if with_host { places.len() } else { 0 };
     let result = runtime.block_on(apiserver::serve(options.server, |app, down| {
         let mut roles = crate::control_plane::roles(app, down);
         if let Err(error) = RunFile::write(&data, &app.config.base_url) {
@@ -148,12 +175,25 @@ fn serve(options: Options) -> anyhow::Result<()> {
             }
         }
         if with_host {
-            roles.push(host::supervise(app, down, &data, options.cpu_percent, registry));
+            let vxlan_port = host::vxlan_port(&data).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the port of tenants' networks cannot be kept; it is the standard one");
+                crate::host::VXLAN_PORT
+            });
+            let common = host::Common {
+                cpu_percent: options.cpu_percent,
+                uplink_mbit: options.uplink_mbit,
+                vxlan_port,
+                count: places.len() as u64,
+                registry,
+            };
+            for place in &places {
+                roles.push(host::supervise(app, down, place.clone(), &common));
+            }
         }
         if foreground {
             let data = data.clone();
             roles.push(Box::pin(async move {
-                match watch::until_up(&data, with_host, || None).await {
+                match watch::until_up(&data, count, || None).await {
                     Ok(()) => print_next(&data),
                     Err(error) => eprintln!("skep: {error:#}"),
                 }

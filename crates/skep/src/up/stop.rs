@@ -11,6 +11,7 @@ use skep_api::compute::{Host, Machine};
 use skep_client::{Client, List, ListParams, Resource, Tenants};
 use skep_machine::{Driver, Found, Phase, ProcessDriver};
 
+use super::hosts::{self, Hosts};
 use super::print_step;
 use super::run_file::RunFile;
 use crate::apiserver::default_data;
@@ -66,14 +67,27 @@ pub(crate) fn down(options: DownOptions) -> anyhow::Result<()> {
         None => println!("skep is not up with {}", data.display()),
     }
     if !options.keep_machines {
-        let stopped = stop_machines(&data)?;
+        let places = hosts::places(&data);
+        let mut stopped = 0;
+        for place in &places {
+            stopped += stop_machines(&place.data)?;
+        }
         if stopped > 0 {
             print_step("machines", &format!("{stopped} stopped"), begun);
         }
-        let networks = skep_hostnet::remove_switches(&data.join(skep_host::NETWORKS))
-            .context("removing the tenants' networks from this computer")?;
+        let mut networks = 0;
+        for place in &places {
+            let folder = place.data.join(skep_host::NETWORKS);
+            if let Some(removed) = place.run(|| skep_hostnet::remove_switches(&folder))? {
+                networks += removed.context("removing the tenants' networks from this computer")?;
+            }
+        }
         if networks > 0 {
             print_step("networks", &format!("{networks} removed"), begun);
+        }
+        if let Some(hosts) = Hosts::read(&data) {
+            hosts.remove(&data)?;
+            print_step("hosts", &format!("{} removed", hosts.count), begun);
         }
     }
     Ok(())
@@ -116,6 +130,8 @@ struct State {
     data: PathBuf,
     registry: Option<String>,
     tenants: usize,
+    /// What joins the hosts, when the computer is several.
+    wire: Option<String>,
     hosts: Vec<HostState>,
     machines: Vec<MachineState>,
 }
@@ -124,6 +140,7 @@ struct State {
 #[serde(rename_all = "camelCase")]
 struct HostState {
     name: String,
+    address: String,
     ready: bool,
     machines: usize,
 }
@@ -150,7 +167,10 @@ async fn look(data: &Path, running: &RunFile) -> anyhow::Result<State> {
     let on = |host: &str| machines.items.iter().filter(|m| m.spec.host_name.as_deref() == Some(host)).count();
     let hosts = hosts.items.iter().map(|host| {
         let name = host.metadata.name.clone().unwrap_or_default();
-        HostState { ready: host.is_ready(), machines: on(&name), name }
+        let mut addresses = host.status.iter().flat_map(|s| s.addresses.iter().flatten());
+        let address =
+            addresses.find(|a| a.type_ == "InternalIP").map_or_else(String::new, |a| a.address.clone());
+        HostState { ready: host.is_ready(), machines: on(&name), name, address }
     });
     let tenant = |machine: &Machine| {
         let annotations = machine.metadata.annotations.as_ref();
@@ -162,6 +182,7 @@ async fn look(data: &Path, running: &RunFile) -> anyhow::Result<State> {
         data: data.to_owned(),
         registry: crate::registry::address(data).filter(|at| std::net::TcpStream::connect(at).is_ok()),
         tenants: tenants.items.len(),
+        wire: Hosts::read(data).map(|h| h.underlay().subnet.to_string()),
         hosts: hosts.collect(),
         machines: machines
             .items
@@ -186,9 +207,12 @@ impl State {
         row("data", self.data.display().to_string());
         row("registry", self.registry.clone().unwrap_or_else(|| "none".to_owned()));
         row("tenants", self.tenants.to_string());
-        for HostState { name, ready, machines } in &self.hosts {
+        if let Some(wire) = &self.wire {
+            row("wire", format!("{wire}, between hosts of this computer"));
+        }
+        for HostState { name, address, ready, machines } in &self.hosts {
             let ready = if *ready { "Ready" } else { "NotReady" };
-            row("host", format!("{name}: {ready}, {machines} machines"));
+            row("host", format!("{name} ({address}): {ready}, {machines} machines"));
         }
         if self.hosts.is_empty() {
             row("host", "none: no containers run here (`skep doctor` says why)".to_owned());

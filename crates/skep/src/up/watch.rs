@@ -1,5 +1,6 @@
 //! Watching everything come up.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,13 +10,13 @@ use skep_client::{Client, List, ListParams, Resource, Tenants};
 
 use super::{POLL, START_TIMEOUT, print_step};
 
-/// Waits until everything is up, saying so step by step. `ended` says why it never will be.
+/// Waits until everything is up, so many hosts included, saying so step by step. `ended` says why it never will be.
 ///
 /// # Errors
 /// When something does not come up, with where to look.
 pub(super) async fn until_up(
     data: &Path,
-    host: bool,
+    hosts: usize,
     mut ended: impl FnMut() -> Option<String>,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
@@ -38,25 +39,26 @@ pub(super) async fn until_up(
         tokio::time::sleep(POLL).await;
     };
     print_step("control plane", client.server(), begun);
-    if !host {
-        return Ok(());
-    }
     let at = Resource::of::<Host>().at(Tenants::Own);
-    loop {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    while seen.len() < hosts {
         check()?;
-        let hosts: Result<List<Host>, _> = client.list(&at, &ListParams::default()).await;
-        let hosts = hosts.context("asking for hosts")?;
-        if let Some(ready) = hosts.items.iter().find(|h| is_fresh(h)) {
+        let all: Result<List<Host>, _> = client.list(&at, &ListParams::default()).await;
+        let all = all.context("asking for hosts")?;
+        for ready in all.items.iter().filter(|h| is_fresh(h)) {
+            let name = ready.metadata.name.clone().unwrap_or_default();
+            if !seen.insert(name.clone()) {
+                continue;
+            }
             let none = std::collections::BTreeMap::new();
             let has = ready.status.as_ref().and_then(|s| s.allocatable.as_ref()).unwrap_or(&none);
             let amount = |name: &str| has.get(name).map(|q| q.0.clone()).unwrap_or_default();
-            let name = ready.metadata.name.as_deref().unwrap_or_default();
             let what = format!("{name}: {} CPU, {} memory for machines", amount("cpu"), amount("memory"));
             print_step("host", &what, begun);
-            return Ok(());
         }
         tokio::time::sleep(POLL).await;
     }
+    Ok(())
 }
 
 /// Ready, and not only left over from before.
