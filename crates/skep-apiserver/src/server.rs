@@ -453,13 +453,12 @@ where
         now,
         upgrade: Mutex::new(upgrade),
         warnings: Mutex::default(),
+        place: Mutex::new(Some(place)),
     };
     if let Some(warning) = call.kind.info().deprecated {
         call.warn(warning);
     }
-    let answer = rest::serve(call, body).await;
-    drop(place);
-    answer
+    rest::serve(call, body).await
 }
 
 /// Takes in the small body of a request that was refused without looking at it: a client that is still sending when the

@@ -19,6 +19,7 @@
 pub mod conntrack;
 pub mod egress;
 pub mod filter;
+pub mod hostport;
 pub mod link;
 pub mod machine;
 pub mod netlink;
