@@ -17,11 +17,13 @@ use tokio::sync::Notify;
 
 use crate::context::Node;
 use crate::events::{Events, Level};
+use crate::hostports::HostPorts;
 use crate::network::{PodNetwork, Range, Standalone};
 use crate::node::{NodeFacts, NodeObject, system_info};
 use crate::objects::ObjectCache;
 use crate::pods::Pods;
 use crate::security::Policy;
+use crate::stats::Stats;
 use crate::store_images::{Source, StoreImages};
 use crate::streams::Streams;
 use crate::tenant_network::TenantNetwork;
@@ -159,6 +161,12 @@ fn capacity(config: &Config) -> BTreeMap<String, String> {
     all
 }
 
+/// How many processes one pod may have: half of what the machine may, so that a fork bomb leaves room for those who end it; none (-1) where the machine has
+/// no limit of its own.
+fn pod_pids_limit(machine: Option<(u64, u64)>) -> i64 {
+    machine.map_or(-1, |(_, limit)| i64::try_from(limit / 2).unwrap_or(i64::MAX))
+}
+
 /// The pods' network, and the node's own addresses.
 async fn pod_network(
     client: &Client,
@@ -219,6 +227,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let capacity = capacity(&config);
     let amounts: BTreeMap<String, Quantity> =
         capacity.iter().filter_map(|(k, v)| Some((k.clone(), v.parse().ok()?))).collect();
+    let runtime_tasks = runtime.tree().tasks(std::path::Path::new(""));
     let facts = NodeFacts {
         name: config.node.clone(),
         labels: config.labels.clone(),
@@ -238,6 +247,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         runtime,
         images: images.clone(),
         network,
+        host_ports: Arc::new(HostPorts::new(config.data.join("hostports"))),
         objects: ObjectCache::new(client.clone()),
         services: services.clone(),
         events: events.clone(),
@@ -252,7 +262,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         memory_capacity_bytes: amounts.get("memory").map_or(0, |q| q.value()),
         allocatable: amounts,
         cluster_domain: config.cluster_domain.clone(),
-        pod_pids_limit: -1,
+        pod_pids_limit: pod_pids_limit(runtime_tasks),
         started: Timestamp::now(),
         client: client.clone(),
     });
@@ -263,10 +273,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     tracing::info!(node = config.node, data = %config.data.display(), "node agent started");
     let pods = Pods::new(node.clone(), object.clone());
     let streams = Streams::new(node.clone(), pods.handle());
+    let stats = Stats::new(node.clone(), pods.handle());
+    let sampling = stats.clone().run();
     let tunnel = async {
         // Who is not registered has no tunnel.
         known.notified().await;
-        crate::tunnel::run(tunnel, config.node.as_str().into(), streams).await;
+        crate::tunnel::run(tunnel, config.node.as_str().into(), streams, stats).await;
     };
     let evictions = crate::eviction::run(node, object.clone(), pods.handle());
     let lease = async {
@@ -282,6 +294,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         pods.run(),
         evictions,
         collection,
+        sampling,
         tunnel
     );
     Ok(())

@@ -10,6 +10,7 @@ use skep_runtime::Runtime;
 
 use crate::events::Events;
 use crate::files::DnsSettings;
+use crate::hostports::HostPorts;
 use crate::images::ImageSource;
 use crate::network::PodNetwork;
 use crate::objects::ObjectCache;
@@ -28,6 +29,8 @@ pub struct Node {
     pub images: Arc<dyn ImageSource>,
     /// The pod network.
     pub network: Arc<dyn PodNetwork>,
+    /// The machine's ports that lead to pods.
+    pub host_ports: Arc<HostPorts>,
     /// Config maps and secrets.
     pub objects: ObjectCache,
     /// The tenant's services.

@@ -133,6 +133,15 @@ fn shortage(node: &Node, pods: &[Live]) -> Vec<Shortage> {
             found.push(Shortage::Inodes { available, threshold });
         }
     }
+    // A machine that is a part of a larger one has a limit of its own, which is met long before the kernel's.
+    if let Some((running, most)) = node.runtime.tree().tasks(Path::new("")) {
+        let available = i64::try_from(most.saturating_sub(running)).unwrap_or(i64::MAX);
+        let threshold = part(most, PIDS_PART);
+        if available < threshold {
+            found.push(Shortage::Pids { available, threshold });
+            return found;
+        }
+    }
     let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse::<u64>().ok());
     let running = std::fs::read_to_string("/proc/loadavg")
         .ok()

@@ -62,10 +62,22 @@ impl PodsHandle {
     pub fn active(&self) -> Vec<Arc<Pod>> {
         let pods = self.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         pods.values()
-            .map(|known| known.desired.borrow().clone())
-            .filter(|d| !state::is_terminal(&d.pod) && d.ended.is_none() && !d.gone)
-            .map(|d| d.pod)
+            .map(|known| (known.desired.borrow().clone(), known))
+            .filter(|(d, _)| !state::is_terminal(&d.pod) && d.ended.is_none() && !d.gone)
+            .map(|(d, known)| {
+                // What it has is what is allocated to it, which its worker knows.
+                let live = known.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if spec::uid(&live.pod) == spec::uid(&d.pod) { live.pod.clone() } else { d.pod }
+            })
             .collect()
+    }
+
+    /// The same without one, which asks for more.
+    #[must_use]
+    pub(crate) fn allocated_but(&self, uid: &str) -> Vec<Arc<Pod>> {
+        let mut all = self.active();
+        all.retain(|p| spec::uid(p) != uid);
+        all
     }
 
     /// All pods as their workers last saw them.
@@ -198,7 +210,14 @@ impl Pods {
         let desired = Desired { pod, gone: false, ended, grace_seconds: None };
         let (sender, receiver) = watch::channel(desired);
         let live = LiveCell::default();
-        let worker = Worker::new(self.node.clone(), receiver, found, live.clone());
+        let worker = Worker::new(
+            self.node.clone(),
+            receiver,
+            found,
+            live.clone(),
+            self.handle.clone(),
+            self.object.clone(),
+        );
         let (tell, done) = (self.tell.clone(), uid.clone());
         let mut pods = self.handle.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         pods.insert(uid, Known { desired: sender, live });

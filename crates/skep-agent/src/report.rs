@@ -207,6 +207,12 @@ fn conditions_patch(old: Option<&Value>, new: &Value) -> Value {
         }
         changed.push(condition);
     }
+    // Those that this agent no longer has: they are not in the status because it took them out.
+    for gone in old.iter().filter(|c| new.iter().all(|n| n["type"] != c["type"])) {
+        if [crate::resize::PENDING, crate::resize::IN_PROGRESS].iter().any(|kind| gone["type"] == **kind) {
+            changed.push(json!({"$patch": "delete", "type": gone["type"]}));
+        }
+    }
     Value::Array(changed)
 }
 

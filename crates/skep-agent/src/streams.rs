@@ -2,14 +2,12 @@
 //! nothing: whoever carries these over the connection that the agent holds calls here.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use skep_net::Namespace;
-use skep_runtime::cgroup::GroupStats;
 use skep_runtime::logs::{FOLLOW_INTERVAL_MS, LogOptions, LogReader, Progress};
 use skep_runtime::spec::{ProcessSpec, TtySize};
 use skep_runtime::{Attached, ExecProcess, Sandbox};
@@ -84,30 +82,6 @@ pub struct ExecRequest {
     pub tty: bool,
     /// The terminal's first size.
     pub size: Option<TtySize>,
-}
-
-/// What a container uses.
-#[derive(Clone, Debug)]
-pub struct ContainerStats {
-    /// Its name.
-    pub name: String,
-    /// When this run began.
-    pub id: String,
-    /// Processor, memory, input and output.
-    pub usage: GroupStats,
-    /// Where its writable layer lies; counting it takes time, so callers decide when.
-    pub writable_layer: PathBuf,
-}
-
-/// What a pod uses.
-#[derive(Clone, Debug)]
-pub struct PodStats {
-    /// The pod.
-    pub pod: Arc<Pod>,
-    /// All of it together.
-    pub usage: Option<GroupStats>,
-    /// Each container that runs.
-    pub containers: Vec<ContainerStats>,
 }
 
 /// See the module.
@@ -246,32 +220,6 @@ impl Streams {
         };
         let stream = connected.await.map_err(|e| refused(&e))?.map_err(|e| refused(&e))?;
         stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).map_err(|e| refused(&e))
-    }
-
-    /// What all pods of the node use.
-    #[must_use]
-    pub fn stats(&self) -> Vec<PodStats> {
-        self.pods
-            .live()
-            .into_iter()
-            .filter_map(|cell| {
-                let live = cell.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let sandbox = live.sandbox?;
-                let containers = live
-                    .running
-                    .iter()
-                    .filter_map(|(name, id)| {
-                        Some(ContainerStats {
-                            name: name.clone(),
-                            id: id.clone(),
-                            usage: sandbox.stats(id).ok()?,
-                            writable_layer: sandbox.writable_layer(id),
-                        })
-                    })
-                    .collect();
-                Some(PodStats { pod: live.pod, usage: sandbox.pod_stats().ok(), containers })
-            })
-            .collect()
     }
 }
 

@@ -11,8 +11,8 @@ use skep_runtime::logs::{LogOptions, LogStream};
 use skep_runtime::spec::TtySize;
 use skep_stream::{Chunks, Connection, ContainerAt, Node, PodAt, Process, Refusal, Size, Streams as Wanted};
 
-use crate::spec;
-use crate::streams::{ExecRequest, LogRequest, PodStats, StreamError, Streams, Target};
+use crate::stats::Stats;
+use crate::streams::{ExecRequest, LogRequest, StreamError, Streams, Target};
 
 /// What the connection becomes.
 const PROTOCOL: &str = "skep-tunnel";
@@ -23,9 +23,9 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const GOOD: Duration = Duration::from_secs(30);
 
 /// Holds the connection. Runs until the future is dropped.
-pub async fn run(network: Network, node: Arc<str>, streams: Streams) {
+pub async fn run(network: Network, node: Arc<str>, streams: Streams, stats: Stats) {
     let path = format!("/api/v1/nodes/{node}/tunnel");
-    let answers: Arc<dyn Node> = Arc::new(Answers { streams });
+    let answers: Arc<dyn Node> = Arc::new(Answers { streams, stats });
     let mut pause = RETRY_MIN;
     loop {
         let begun = std::time::Instant::now();
@@ -48,6 +48,7 @@ pub async fn run(network: Network, node: Arc<str>, streams: Streams) {
 
 struct Answers {
     streams: Streams,
+    stats: Stats,
 }
 
 fn target(at: &PodAt) -> Target {
@@ -177,69 +178,8 @@ impl Node for Answers {
     }
 
     fn document(&self, path: String) -> BoxFuture<'_, Result<(String, Bytes), Refusal>> {
-        Box::pin(async move {
-            match path.trim_matches('/') {
-                "metrics/resource" => {
-                    let text = resource_metrics(&self.streams.stats(), Timestamp::now());
-                    Ok(("text/plain; version=0.0.4".to_owned(), text.into()))
-                }
-                other => Err(Refusal::new(404, format!("this node has no document {other:?}"))),
-            }
-        })
+        Box::pin(async move { self.stats.document(&path).await })
     }
-}
-
-/// What pods and containers use, as `/metrics/resource` says it.
-fn resource_metrics(stats: &[PodStats], now: Timestamp) -> String {
-    let at = now.as_millisecond();
-    let mut text = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, lines: Vec<(String, f64)>| {
-        text.push_str(&format!("# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}\n"));
-        for (labels, value) in lines {
-            text.push_str(&format!("{name}{{{labels}}} {value} {at}\n"));
-        }
-    };
-    let of_pod =
-        |p: &PodStats| format!("namespace={:?},pod={:?}", spec::namespace(&p.pod), spec::name(&p.pod));
-    let containers = |value: fn(&skep_runtime::cgroup::GroupStats) -> f64| {
-        stats
-            .iter()
-            .flat_map(|p| {
-                p.containers
-                    .iter()
-                    .map(move |c| (format!("container={:?},{}", c.name, of_pod(p)), value(&c.usage)))
-            })
-            .collect::<Vec<_>>()
-    };
-    let pods = |value: fn(&skep_runtime::cgroup::GroupStats) -> f64| {
-        stats.iter().filter_map(|p| Some((of_pod(p), value(p.usage.as_ref()?)))).collect::<Vec<_>>()
-    };
-    const NANOSECONDS: f64 = 1e9;
-    family(
-        "container_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the container in core-seconds",
-        containers(|u| u.cpu_usage_ns as f64 / NANOSECONDS),
-    );
-    family(
-        "container_memory_working_set_bytes",
-        "gauge",
-        "Current working set of the container in bytes",
-        containers(|u| u.memory_working_set_bytes as f64),
-    );
-    family(
-        "pod_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the pod in core-seconds",
-        pods(|u| u.cpu_usage_ns as f64 / NANOSECONDS),
-    );
-    family(
-        "pod_memory_working_set_bytes",
-        "gauge",
-        "Current working set of the pod in bytes",
-        pods(|u| u.memory_working_set_bytes as f64),
-    );
-    text
 }
 
 #[cfg(test)]
@@ -258,11 +198,5 @@ mod tests {
         assert_eq!(ask(time("1970-01-01T00:00:05Z")), Ok(Some(5_000_000_000)));
         assert_eq!(ask(time("yesterday")).unwrap_err().code, 400);
         assert_eq!(ask(skep_stream::LogOptions::default()), Ok(None));
-    }
-
-    #[test]
-    fn metrics_of_a_quiet_node() {
-        let text = resource_metrics(&[], Timestamp::from_second(1).unwrap());
-        assert_eq!(text.lines().filter(|l| l.starts_with("# TYPE")).count(), 4);
     }
 }

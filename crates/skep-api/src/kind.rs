@@ -151,6 +151,8 @@ pub struct KindInfo {
     /// Whether a delete that says nothing of dependents leaves them: what old clients expect of a few
     /// workloads.
     pub orphans_dependents: bool,
+    /// Its objects are made when they are asked for, and not stored.
+    pub computed: bool,
 }
 
 impl KindInfo {
@@ -189,6 +191,7 @@ impl KindInfo {
             ttl_s: None,
             deprecated: None,
             orphans_dependents: false,
+            computed: false,
         }
     }
 
@@ -286,10 +289,17 @@ impl KindInfo {
         self
     }
 
+    /// Objects are made when they are asked for.
+    #[must_use]
+    pub fn computed(mut self) -> KindInfo {
+        self.computed = true;
+        self
+    }
+
     /// Whether objects of the kind are stored at all.
     #[must_use]
     pub fn stored(&self) -> bool {
-        self.verbs.contains(&Verb::Get)
+        self.verbs.contains(&Verb::Get) && !self.computed
     }
 
     /// The subresource of a name.

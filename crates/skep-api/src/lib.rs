@@ -19,6 +19,7 @@ pub mod field;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
+pub mod metrics;
 pub mod network;
 pub mod object;
 mod own;

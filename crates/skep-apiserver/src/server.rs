@@ -457,13 +457,12 @@ where
         now,
         upgrade: Mutex::new(upgrade),
         warnings: Mutex::default(),
+        place: Mutex::new(Some(place)),
     };
     if let Some(warning) = call.kind.info().deprecated {
         call.warn(warning);
     }
-    let answer = Box::pin(rest::serve(call, body)).await;
-    drop(place);
-    answer
+    Box::pin(rest::serve(call, body)).await
 }
 
 /// Takes in the small body of a request that was refused without looking at it: a client that is still sending when the

@@ -21,6 +21,7 @@ pub mod bandwidth;
 pub mod conntrack;
 pub mod egress;
 pub mod filter;
+pub mod hostport;
 pub mod link;
 pub mod machine;
 pub mod netlink;

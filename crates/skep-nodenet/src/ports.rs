@@ -169,16 +169,10 @@ impl Ports {
         }
         let what = || format!("read the network {name:?} and its subnets");
 
-        let network: Read = self
-            .client
-            .read(&NETWORKS.at(Tenants::Own).name(name))
-            .await
-            .map_err(|e| Error::api(what(), e))?;
-        let all: List<Read> = self
-            .client
-            .list_all(&SUBNETS.at(Tenants::Own), ListParams::default())
-            .await
-            .map_err(|e| Error::api(what(), e))?;
+        let (at, subnets) = (NETWORKS.at(Tenants::Own).name(name), SUBNETS.at(Tenants::Own));
+        let network = self.client.read::<Read>(&at);
+        let all = self.client.list_all::<Read>(&subnets, ListParams::default());
+        let (network, all) = tokio::try_join!(network, all).map_err(|e| Error::api(what(), e))?;
         let of_it = all.items.into_iter().filter(|s| s.spec.network_name == name);
         let subnets =
             of_it.filter_map(|s| Some((s.spec.cidr.parse().ok()?, s.spec.gateway.parse().ok()?))).collect();
@@ -206,10 +200,15 @@ impl Ports {
 
     /// The interface that a pod is to have: its port's, which is made if it is not there.
     pub(crate) async fn pod_config(&self, pod: &PodRef, netns: &Path) -> Result<(PodConfig, Port), Error> {
-        let port = self.port_of(pod).await?;
+        // Nearly all ports are in this network, and a pod's start waits for all this.
+        let (port, network) = tokio::join!(self.port_of(pod), self.network(DEFAULT_NETWORK));
+        let port = port?;
         let about =
             || Error::Taken(format!("the port {}/{} has no Ethernet address", pod.namespace, pod.name));
-        let network = self.network(&port.spec.network_name).await?;
+        let network = match port.spec.network_name.as_str() {
+            DEFAULT_NETWORK => network?,
+            other => self.network(other).await?,
+        };
         let place = (port.metadata.namespace.clone(), port.metadata.name.clone());
         self.known.lock().insert(pod.uid.clone(), place);
         let config = PodConfig {

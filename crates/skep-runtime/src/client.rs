@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, oneshot};
 
-use crate::cgroup::{GroupStats, Tree};
+use crate::cgroup::{GroupStats, GroupUsage, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::{self, Call, Event, Frame, Incoming, Reply, Request};
 use crate::spec::{ContainerSpec, ContainerStatus, Exit, ProcessSpec, Resources, SandboxSpec, TtySize};
@@ -278,6 +278,11 @@ impl Sandbox {
     /// What a running container uses.
     pub fn stats(&self, container: &str) -> Result<GroupStats> {
         self.inner.tree.stats(&self.cgroup(container))
+    }
+
+    /// What of it changes all the time.
+    pub fn usage(&self, container: &str) -> Result<GroupUsage> {
+        self.inner.tree.usage(&self.cgroup(container))
     }
 
     /// What the pod uses as a whole.

@@ -19,6 +19,7 @@ mod client;
 mod error;
 pub mod images;
 mod init;
+pub mod lean;
 pub mod logs;
 mod proto;
 mod runtime;

@@ -16,6 +16,7 @@ mod remote;
 mod serve;
 mod spdy;
 mod tunnel;
+mod usage;
 mod websocket;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use node::{Chunks, Connection, ContainerAt, LogOptions, Node, PodAt, Refusal
 pub use process::{Process, Size};
 pub use serve::serve;
 pub use tunnel::{Lost, Outgoing, Tunnel};
+pub use usage::{ContainerUsage, NodeUsage, PodUsage, Span, USAGE_PATH, Usage};
 
 /// The header that stands for `Upgrade` inside the tunnel, where HTTP/2 forbids the real one. In an answer it says that the
 /// client's connection is to become a stream of that protocol.

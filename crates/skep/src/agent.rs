@@ -129,6 +129,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     runtime.block_on(async move {
         tokio::select! {
             result = skep_agent::agent::run(config) => result.context("running the node agent"),
+            () = crate::lean::keep() => Ok(()),
             () = ended(shutdown()) => Ok(()),
         }
     })

@@ -162,7 +162,10 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         .context("starting the runtime")?;
     runtime.block_on(async move {
         let ended = crate::signals::ended(crate::signals::shutdown());
-        skep_host::run(config, ended).await.context("running the host daemon")
+        tokio::select! {
+            result = skep_host::run(config, ended) => result.context("running the host daemon"),
+            () = crate::lean::keep() => Ok(()),
+        }
     })
 }
 

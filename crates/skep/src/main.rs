@@ -16,6 +16,7 @@ mod exit;
 mod health;
 mod host;
 mod image;
+mod lean;
 mod operator;
 mod output;
 mod progress;
@@ -116,6 +117,10 @@ fn command_line() -> clap::Command {
 fn main() -> std::process::ExitCode {
     if let Some(code) = shim::if_asked().or_else(host::if_asked) {
         return code;
+    }
+    // These run on every node, and mostly wait.
+    if std::env::args_os().nth(1).is_some_and(|role| role == "agent" || role == "host") {
+        skep_runtime::lean::without_huge_pages();
     }
     let prepared = command_line();
     let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();

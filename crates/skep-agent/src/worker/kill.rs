@@ -287,6 +287,11 @@ impl Worker {
 
 /// Network, volumes and directories of a pod whose sandboxes are gone.
 pub(crate) async fn clean_up_pod(node: &crate::context::Node, uid: &str) -> Result<(), String> {
+    let (ports, owned) = (node.host_ports.clone(), uid.to_owned());
+    tokio::task::spawn_blocking(move || ports.remove(&owned))
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| format!("taking the machine's ports from pod {uid}: {e}"))?;
     let netns = super::start::netns(&node.layout, uid);
     node.network.tear_down(uid, &netns).await.map_err(|e| e.to_string())?;
     node.images.release_pod(uid).await;

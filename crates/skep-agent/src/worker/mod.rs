@@ -6,6 +6,7 @@
 mod kill;
 mod observe;
 mod probes;
+mod resize;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +25,11 @@ pub(crate) use start::netns;
 use crate::container;
 use crate::context::Node;
 use crate::events::Level;
+use crate::node::NodeObject;
 use crate::objects::Held;
+use crate::pods::PodsHandle;
 use crate::report::Reporter;
+use crate::resize::{Allocation, Told};
 use crate::spec::{self, ContainerKind};
 use crate::state::backoff::Backoff;
 use crate::state::{self, Instance, Observed, Phase, Sandbox, StartFailure, StatusInput};
@@ -88,6 +92,14 @@ pub struct Worker {
     stopped: Mutex<BTreeSet<String>>,
     /// The pod as others see it.
     live: LiveCell,
+    /// What its containers may have, and have.
+    allocation: Allocation,
+    /// How a resize fares.
+    told: Told,
+    /// All pods of the node.
+    pods: PodsHandle,
+    /// The node's object.
+    object: Arc<NodeObject>,
     /// What a former agent left of the pod.
     found: Vec<Found>,
     /// When to look again.
@@ -109,6 +121,8 @@ impl Worker {
         desired: watch::Receiver<Desired>,
         found: Vec<Found>,
         live: LiveCell,
+        pods: PodsHandle,
+        object: Arc<NodeObject>,
     ) -> Worker {
         let first = desired.borrow().clone();
         let reporter = Reporter::start(node.client.clone(), &first.pod);
@@ -139,14 +153,19 @@ impl Worker {
             probes: probes::Probes::default(),
             stopped: Mutex::default(),
             next_look: None,
+            allocation: Allocation::default(),
+            told: Told::default(),
             found,
             live,
+            pods,
+            object,
             node,
         }
     }
 
     /// Runs until nothing of the pod is left, here and on the server.
     pub async fn run(mut self) {
+        self.load_allocation();
         self.adopt().await;
         while !self.ends() {
             let mut desired = self.desired.clone();
@@ -166,7 +185,11 @@ impl Worker {
 
     fn take_desired(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
-        self.pod = desired.pod;
+        self.pod = if self.allocation.is_for(&desired.pod) {
+            desired.pod
+        } else {
+            Arc::new(self.allocation.apply((*desired.pod).clone()))
+        };
         if self.ended.is_none() {
             self.ended = desired.ended;
         }
@@ -203,6 +226,7 @@ impl Worker {
     /// One round: look, report, plan, do.
     async fn sync(&mut self) -> Next {
         self.take_desired();
+        self.allocate();
         self.observe().await;
         let now = Timestamp::now();
         if let Some(message) = self.past_deadline(now) {
@@ -216,7 +240,8 @@ impl Worker {
             return Next::End;
         }
         let results = self.probes.results();
-        let plan = state::plan(&self.observed(&results, now));
+        let mut plan = state::plan(&self.observed(&results, now));
+        self.actuate(&mut plan).await;
         if plan.kill_pod && plan.create_sandbox.is_none() {
             return Next::End;
         }
@@ -276,7 +301,9 @@ impl Worker {
             // The phase turns to Failed when the containers are gone, not while they still run.
             ended: self.ended.as_ref().filter(|_| stopped_for_good),
         };
-        let status = state::status(&self.observed(&results, now), &input);
+        let mut status = state::status(&self.observed(&results, now), &input);
+        let generation = self.desired.borrow().pod.metadata.generation;
+        crate::resize::show(&mut status, &self.allocation, &self.told, generation, now);
         self.status = Arc::new(status);
         self.reporter.set(self.status.clone());
         self.show();

@@ -216,6 +216,11 @@ impl Worker {
                 .map_err(|e| format!("failed to setup network for sandbox: {e}"))?;
             record(&pod_dir, &addresses)?;
             self.facts.ips = addresses.ips;
+            let (ports, pod, ips) = (self.node.host_ports.clone(), self.pod.clone(), self.facts.ips.clone());
+            tokio::task::spawn_blocking(move || ports.set(&pod, &ips))
+                .await
+                .map_err(|e| e.to_string())?
+                .map_err(|e| format!("leading the machine's ports to the pod: {e}"))?;
             Network::Path(path)
         };
         self.write_files(&pod_dir, &host)?;

@@ -51,4 +51,5 @@ pub(crate) fn register(registry: &mut Registry) {
     crate::tenancy::register(registry);
     crate::compute::register(registry);
     crate::network::register(registry);
+    crate::metrics::register(registry);
 }

@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod delete;
 mod machine;
+mod metrics;
 pub mod patch;
 pub mod read;
 pub mod review;
@@ -25,6 +26,7 @@ use skep_base::{Key, Scope, TenantName};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body::Body;
+use crate::fair::Place;
 use crate::negotiate::Accept;
 use crate::output::Output;
 use crate::request::{Action, Options, ResourcePath};
@@ -54,6 +56,8 @@ pub struct Call {
     pub upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
     /// Advice to be sent with the answer.
     pub warnings: Mutex<Vec<String>>,
+    /// The request's place among those that are worked on.
+    pub place: Mutex<Option<Place>>,
 }
 
 /// The most warnings that an answer carries, and their total size. The size is upstream's; the number is lower, for
@@ -105,7 +109,14 @@ impl Call {
             now: Timestamp::now(),
             upgrade: Mutex::default(),
             warnings: Mutex::default(),
+            place: Mutex::default(),
         }
+    }
+
+    /// Gives the place back before a wait for somebody who is the tenant's own, an agent: it may take as long as it likes, and must not hold
+    /// up others with that.
+    pub(crate) fn wait_outside(&self) {
+        drop(self.place.lock().take());
     }
 
     /// As whom the request is made.
@@ -257,6 +268,9 @@ pub async fn serve(call: Call, body: Bytes) -> Result<Response<Body>, ApiError> 
     }
     if !call.path.subresource.is_empty() {
         return Box::pin(sub::serve(call, body)).await;
+    }
+    if info.computed {
+        return metrics::serve(&call).await;
     }
     if !info.stored() {
         return review::answer(&call, &body).await;

@@ -3,7 +3,9 @@
 //! An agent holds a connection open (`nodes/NAME/tunnel`, upgraded to `skep-tunnel`), and the server asks over it. A client's
 //! upgraded connection is passed through as bytes: which protocol it speaks is between it and the agent.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,7 +18,7 @@ use parking_lot::RwLock;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustc_hash::FxHashMap;
 use skep_base::TenantName;
-use skep_stream::{Outgoing, Tunnel, UPGRADE};
+use skep_stream::{NodeUsage, Outgoing, Tunnel, UPGRADE, USAGE_PATH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -30,6 +32,15 @@ const PROTOCOL: &str = "skep-tunnel";
 
 /// Longest explanation that an agent gives.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+
+/// So long what a node said of its pods' usage is told again: a third of the time over which it is a mean.
+const USAGE_FRESH: Duration = Duration::from_secs(5);
+/// A node that did not answer is left alone for so long.
+const USAGE_RETRY: Duration = Duration::from_secs(10);
+/// How long a node may take to answer. It reads some files for each container: 100 ms with 500 pods.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest answer: 500 pods of 10 containers, with long names.
+const MAX_USAGE_BYTES: usize = 2 << 20;
 
 /// Pieces of a client's bytes under way to an agent.
 const QUEUE: usize = 8;
@@ -52,8 +63,21 @@ const ANSWERED: [HeaderName; 3] = [
     HeaderName::from_static("x-stream-protocol-version"),
 ];
 
-/// By node, each with a number of its own: which connection it is.
-type ByNode = FxHashMap<String, (u64, Tunnel)>;
+/// An agent that is connected.
+#[derive(Clone)]
+struct Connected {
+    /// Which connection it is.
+    id: u64,
+    tunnel: Tunnel,
+    /// What it last said of its pods' usage.
+    usage: Arc<LastUsage>,
+}
+
+type ByNode = FxHashMap<String, Connected>;
+
+/// What a node said last, and a lock for whoever asks it: one at a time, and the others wait for that answer.
+#[derive(Default)]
+struct LastUsage(tokio::sync::Mutex<Option<(Instant, Option<Arc<NodeUsage>>)>>);
 
 /// The agents that are connected to this server.
 #[derive(Default)]
@@ -65,20 +89,52 @@ pub struct Tunnels {
 impl Tunnels {
     fn get(&self, tenant: &TenantName, node: &str) -> Option<Tunnel> {
         let by_node = self.by_node.read();
-        by_node.get(tenant)?.get(node).map(|(_, tunnel)| tunnel.clone()).filter(|t| !t.is_closed())
+        by_node.get(tenant)?.get(node).map(|c| c.tunnel.clone()).filter(|t| !t.is_closed())
+    }
+
+    /// What a node's pods use, as it says now or has said a moment ago. Nothing when it is not connected, or does not answer: then it is
+    /// not asked again for some time.
+    pub(crate) async fn usage(&self, tenant: &TenantName, node: &str) -> Option<Arc<NodeUsage>> {
+        let connected = self.by_node.read().get(tenant)?.get(node)?.clone();
+        if connected.tunnel.is_closed() {
+            return None;
+        }
+        let mut last = connected.usage.0.lock().await;
+        if let Some((at, usage)) = &*last
+            && at.elapsed() < if usage.is_some() { USAGE_FRESH } else { USAGE_RETRY }
+        {
+            return usage.clone();
+        }
+        // Written down before: whoever asks gives up waiting by being dropped, and the next must not wait as long again.
+        *last = Some((Instant::now(), None));
+        let asked = tokio::time::timeout(USAGE_TIMEOUT, ask_usage(&connected.tunnel)).await;
+        let usage = match asked {
+            Ok(Ok(usage)) => Some(Arc::new(usage)),
+            Ok(Err(why)) => {
+                tracing::debug!(%tenant, node, why, "a node does not say what its pods use");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%tenant, node, "a node does not say in time what its pods use");
+                None
+            }
+        };
+        *last = Some((Instant::now(), usage.clone()));
+        usage
     }
 
     /// A newer connection of the same agent takes the place of an older one, which may be dead without anybody having noticed.
     fn put(&self, tenant: &TenantName, node: &str, tunnel: Tunnel) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.by_node.write().entry(tenant.clone()).or_default().insert(node.to_owned(), (id, tunnel));
+        let connected = Connected { id, tunnel, usage: Arc::default() };
+        self.by_node.write().entry(tenant.clone()).or_default().insert(node.to_owned(), connected);
         id
     }
 
     fn remove(&self, tenant: &TenantName, node: &str, id: u64) {
         let mut by_node = self.by_node.write();
         if let Some(nodes) = by_node.get_mut(tenant) {
-            if nodes.get(node).is_some_and(|(i, _)| *i == id) {
+            if nodes.get(node).is_some_and(|c| c.id == id) {
                 nodes.remove(node);
             }
             if nodes.is_empty() {
@@ -86,6 +142,17 @@ impl Tunnels {
             }
         }
     }
+}
+
+async fn ask_usage(tunnel: &Tunnel) -> Result<NodeUsage, String> {
+    let request = Request::builder().uri(format!("http://node{USAGE_PATH}")).body(Outgoing::empty());
+    let request = request.map_err(|e| e.to_string())?;
+    let (head, body) = tunnel.request(request).await.map_err(|e| e.to_string())?.into_parts();
+    if head.status != StatusCode::OK {
+        return Err(format!("it answers {}", head.status));
+    }
+    let body = Limited::new(body, MAX_USAGE_BYTES).collect().await.map_err(|e| e.to_string())?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|e| e.to_string())
 }
 
 fn wanted_upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
@@ -184,6 +251,7 @@ pub async fn serve(call: &Call) -> Result<Response<Body>, ApiError> {
         }
         _ => None,
     };
+    call.wait_outside();
     let (sender, receiver) = mpsc::channel(QUEUE);
     if upgrade.is_some() {
         *request.body_mut() = Outgoing::channel(receiver);

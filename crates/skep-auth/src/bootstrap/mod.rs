@@ -305,7 +305,7 @@ mod tests {
         let mut unique = names.clone();
         unique.dedup();
         assert_eq!(names, unique, "sorted and unique");
-        assert_eq!(p.cluster_roles.len(), 31 + 38);
+        assert_eq!(p.cluster_roles.len(), 32 + 38);
         assert_eq!(p.cluster_role_bindings.len(), 12 + 38);
         for b in &p.cluster_role_bindings {
             assert!(names.contains(&Some(b.role_ref.name.clone())), "{:?}", b.metadata.name);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub use self::devices::DeviceRule;
-pub use self::stats::GroupStats;
+pub use self::stats::{GroupStats, GroupUsage};
 use crate::error::{AtPath, Error, ErrorKind, Result};
 use crate::spec::Resources;
 
@@ -261,6 +261,27 @@ impl Tree {
             Kind::V1(bases) => stats::v1(bases, group),
             Kind::V2(base) => stats::v2(&base.join(group)),
         })
+    }
+
+    /// Only what changes all the time and is asked for all the time: a third of the cost of [`Tree::stats`].
+    pub fn usage(&self, group: &Path) -> Result<GroupUsage> {
+        if !self.exists(group) {
+            return Err(Error::not_found(format!("there is no control group {}", group.display())));
+        }
+        Ok(match &self.kind {
+            Kind::V1(bases) => stats::v1_usage(bases, group),
+            Kind::V2(base) => stats::v2_usage(&base.join(group)),
+        })
+    }
+
+    /// How many tasks the group has, and how many it may have; nothing where there is no limit.
+    pub fn tasks(&self, group: &Path) -> Option<(u64, u64)> {
+        let directory = match &self.kind {
+            Kind::V1(bases) => bases.get("pids")?.join(group),
+            Kind::V2(base) => base.join(group),
+        };
+        let number = |name: &str| fs::read_to_string(directory.join(name)).ok()?.trim().parse().ok();
+        Some((number("pids.current")?, number("pids.max")?))
     }
 
     /// Kills every process of the group and of all below it, and waits until they are gone. A fork bomb does not escape: the

@@ -52,6 +52,15 @@ pub struct GroupStats {
     pub io_writes: u64,
 }
 
+/// What a group has used of processors, and uses of memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupUsage {
+    /// Processor time since the group's creation.
+    pub cpu_ns: u64,
+    /// Memory that cannot be had back easily: usage without inactive file pages.
+    pub memory_working_set_bytes: u64,
+}
+
 /// A limit at or above this is version 1's way to say "none" (the page-rounded largest number).
 const V1_UNLIMITED_BYTES: u64 = 1 << 62;
 
@@ -106,6 +115,26 @@ pub(super) fn v1(bases: &BTreeMap<String, PathBuf>, group: &Path) -> GroupStats 
         io_write_bytes,
         io_reads,
         io_writes,
+    }
+}
+
+pub(super) fn v1_usage(bases: &BTreeMap<String, PathBuf>, group: &Path) -> GroupUsage {
+    let file = |controller: &str, name: &str| bases.get(controller).map(|b| b.join(group).join(name));
+    let value = |controller: &str, name: &str| file(controller, name).and_then(|p| number(&p)).unwrap_or(0);
+    let inactive = file("memory", "memory.stat").and_then(|p| keyed(&p, "total_inactive_file")).unwrap_or(0);
+    GroupUsage {
+        cpu_ns: value("cpuacct", "cpuacct.usage"),
+        memory_working_set_bytes: value("memory", "memory.usage_in_bytes").saturating_sub(inactive),
+    }
+}
+
+pub(super) fn v2_usage(directory: &Path) -> GroupUsage {
+    let inactive = keyed(&directory.join("memory.stat"), "inactive_file").unwrap_or(0);
+    GroupUsage {
+        cpu_ns: keyed(&directory.join("cpu.stat"), "usage_usec").unwrap_or(0).saturating_mul(1_000),
+        memory_working_set_bytes: number(&directory.join("memory.current"))
+            .unwrap_or(0)
+            .saturating_sub(inactive),
     }
 }
 
@@ -187,6 +216,7 @@ mod tests {
         let got = v2(folder.path());
         assert_eq!(got.cpu_usage_ns, 10_000);
         assert_eq!(got.memory_working_set_bytes, 600);
+        assert_eq!(v2_usage(folder.path()), GroupUsage { cpu_ns: 10_000, memory_working_set_bytes: 600 });
         assert_eq!(got.memory_limit_bytes, None);
         assert_eq!(got.oom_kills, 2);
         assert_eq!((got.io_read_bytes, got.io_write_bytes, got.io_reads, got.io_writes), (11, 22, 4, 6));

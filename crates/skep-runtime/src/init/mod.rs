@@ -115,7 +115,9 @@ fn exit(code: i32) -> ! {
 }
 
 /// Undoes what the shim has set for itself: signals blocked for its `signalfd`, `SIGPIPE` ignored by Rust.
+/// Takes off what the shim has set for itself.
 fn reset_signals() {
+    crate::lean::huge_pages_again();
     // SAFETY: `set` is filled by sigemptyset before it is used; the handlers are defaults.
     unsafe {
         let mut set = std::mem::zeroed();

@@ -256,6 +256,9 @@ fn prepare(directory: &Path, spec: SandboxSpec, tree: Tree) -> Result<Shim> {
     Ok(shim)
 }
 
+/// When nothing happens for so long, nothing will for some time: what is not needed for waiting is given back.
+const QUIET: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 3, tv_nsec: 0 };
+
 /// Children's ends as a descriptor to wait for.
 fn signal_descriptor() -> Result<OwnedFd> {
     use std::os::fd::FromRawFd;
@@ -289,10 +292,18 @@ impl Shim {
 
     fn serve(&mut self) -> Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
+        let mut quiet = false;
         while !self.ended {
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            let timeout = (!quiet).then_some(&QUIET);
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
+                Ok(0) => {
+                    crate::lean::let_go_of_code();
+                    quiet = true;
+                    continue;
+                }
+                Ok(_) => quiet = false,
+                Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(Error::io("cannot wait for events", e)),
             }
             // Output before ends: what a container wrote last belongs before its exit.

@@ -1,0 +1,99 @@
+//! What a process that mostly waits may give back: one of each pod's and each machine's stands on every node, so kilobytes count.
+//!
+//! *Huge pages.* The allocator asks for them, and a few kilobytes in use then take 2 MiB each. Right for a server that holds many objects, wrong here.
+//! *Code.* The kernel maps what is executed once and 16 pages around it, and never takes it back while memory is plenty. It is in the page cache anyway; a
+//! process that lets go of it maps again what it needs, without reading.
+
+use std::os::unix::process::CommandExt;
+
+fn huge_pages_disabled() -> bool {
+    // SAFETY: PR_GET_THP_DISABLE takes no pointers; it answers 0 or 1.
+    unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1 }
+}
+
+fn disable_huge_pages(disabled: bool) {
+    // A kernel without huge pages refuses, and is right.
+    // SAFETY: PR_SET_THP_DISABLE takes a number and no pointers.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(disabled), 0, 0, 0) };
+}
+
+/// Makes this process, and those that it starts, do without huge pages. The allocator has some by the time that a program's first line runs: so the
+/// program is started anew, as the same process with the same arguments, unless whoever started it has seen to this. To be called before
+/// anything else.
+pub fn without_huge_pages() {
+    if huge_pages_disabled() {
+        return;
+    }
+    disable_huge_pages(true);
+    if !huge_pages_disabled() {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    let mut again = std::process::Command::new("/proc/self/exe");
+    again.arg0(arguments.next().unwrap_or_default()).args(arguments);
+    // It only comes back when it could not be done; then this program goes on, with what it has.
+    let _ = again.exec();
+}
+
+/// Containers are not to inherit that: what runs in them decides for itself.
+pub(crate) fn huge_pages_again() {
+    disable_huge_pages(false);
+}
+
+/// Lets go of code and constants that are mapped from files, this program's and its libraries'.
+pub fn let_go_of_code() {
+    unsafe extern "C" fn one(
+        info: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        _: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the linker hands out a valid description of a loaded object, whose headers stay where they are.
+        let (base, headers) = unsafe {
+            let info = &*info;
+            if info.dlpi_phdr.is_null() {
+                return 0;
+            }
+            (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()))
+        };
+        for h in headers {
+            // What may be written was written (relocations), and is not to be had from the file again.
+            if h.p_type != libc::PT_LOAD || h.p_flags & libc::PF_W != 0 {
+                continue;
+            }
+            let page = PAGE_BYTES - 1;
+            let start = (base + h.p_vaddr) & !page;
+            let length = (base + h.p_vaddr + h.p_memsz - start) & !page;
+            // SAFETY: the range is a mapping of a file that nobody writes to and that is private: its pages are those of the file, and are read from
+            // there again when they are touched next.
+            unsafe { libc::madvise(start as *mut libc::c_void, length as usize, libc::MADV_DONTNEED) };
+        }
+        0
+    }
+    // SAFETY: the callback keeps nothing of what it is given.
+    unsafe { libc::dl_iterate_phdr(Some(one), std::ptr::null_mut()) };
+}
+
+/// The smallest page of any machine that this runs on. Where pages are larger, less at the ends is let go of.
+const PAGE_BYTES: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resident_file_kb() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssFile:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn code_is_let_go_of_and_goes_on() {
+        let words: Vec<String> = (0..1000).map(|n| format!("{n:x}")).collect();
+        let before = resident_file_kb();
+        let_go_of_code();
+        let after = resident_file_kb();
+        assert!(after < before, "{before} kB, then {after} kB");
+        assert_eq!(words.iter().map(|w| u64::from_str_radix(w, 16).unwrap()).sum::<u64>(), 499_500);
+        assert!(std::panic::catch_unwind(|| panic!("unwinding needs its tables")).is_err());
+    }
+}
