@@ -201,7 +201,8 @@ fn host_ports(shop: &Tenant) {
     shop.phase("web", "Running");
     let host = shop.run(&["get", "pod", "web", "-o", "jsonpath={.status.hostIP}"]);
     let url = format!("http://{host}:8088/");
-    let ask = || shop.try_run(&["exec", "idle", "--", "wget", "-q", "-T", "3", "-O", "-", &url]);
+    // Debian's busybox crashes on wget's own `-T`.
+    let ask = || shop.try_run(&["exec", "idle", "--", "timeout", "3", "wget", "-q", "-O", "-", &url]);
     wait_for("the machine's port to answer", || (ask().1 == "hello\n").then_some(()));
     shop.run(&["delete", "pod", "web", "--wait=true"]);
     wait_for("the port to be free again", || (!ask().0).then_some(()));
