@@ -158,7 +158,12 @@ fn documents(shop: &Tenant) {
             "container_cpu_usage_seconds_total{container=\"work\",namespace=\"default\",pod=\"busy-"
         )
     );
-    let cadvisor = get("metrics/cadvisor");
+    // Who works without end is held back, where it gets as far as its limit.
+    let throttled = "container_cpu_cfs_throttled_periods_total{container=\"work\"";
+    let cadvisor = wait_for("a container to be held back", || {
+        let said = get("metrics/cadvisor");
+        said.lines().any(|l| l.starts_with(throttled) && !l.contains("} 0 ")).then_some(said)
+    });
     let value = |start: &str, part: &str| -> f64 {
         let line = cadvisor
             .lines()
@@ -166,7 +171,6 @@ fn documents(shop: &Tenant) {
             .unwrap_or_else(|| panic!("no {start} with {part}: {cadvisor}"));
         line.split("} ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
     };
-    assert!(value("container_cpu_cfs_throttled_periods_total{container=\"work\"", "pod=\"busy-") > 0.0);
     assert!(value("container_network_receive_bytes_total{container=\"\"", "interface=\"eth0\"") >= 0.0);
     assert_eq!(
         value("container_network_tcp_sockets{container=\"\"", "pod=\"idle\",tcp_state=\"inuse\"").round(),
@@ -266,7 +270,17 @@ fn resizing(shop: &Tenant) {
         let line = said.lines().find(|l| l.starts_with(&start)).unwrap();
         assert!(line.contains(&format!("}} {bytes} ")), "the kernel knows: {line}");
     }
-    resize(sized("100", "96Mi"), sized("20m", "48Mi"));
+    let (good, said) = shop.try_run(&[
+        "patch",
+        "pod",
+        "elastic",
+        "--subresource=resize",
+        "-p",
+        r#"{"spec":{"containers":[{"name":"calm","resources":{"requests":{"cpu":"100"},"limits":{"cpu":"100"}}}]}}"#,
+    ]);
+    assert!(!good && said.contains("node didn't have enough allocatable resources: cpu"), "{said}");
+    // What the node has, but not beside the others.
+    resize(sized("450m", "96Mi"), sized("20m", "48Mi"));
     wait_for("a resize that does not fit to wait", || {
         let said = condition(&status(), "PodResizePending");
         said.starts_with("\"Deferred\" \"Node didn't have enough resource: cpu").then_some(())
