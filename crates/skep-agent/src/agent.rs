@@ -27,6 +27,7 @@ use crate::stats::Stats;
 use crate::store_images::{Source, StoreImages};
 use crate::streams::Streams;
 use crate::tenant_network::TenantNetwork;
+use crate::thresholds::Thresholds;
 use crate::volume::{self, Layout};
 
 /// How the agent is run.
@@ -66,6 +67,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Most pods.
     pub max_pods: u32,
+    /// How short the node may become before pods are evicted.
+    pub thresholds: Thresholds,
     /// The interface that leads into the tenant's network; without one the node has a pod network by itself.
     pub uplink: Option<String>,
     /// The pod network of a node by itself: its bridge and range.
@@ -260,6 +263,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         layout,
         host_ips,
         memory_capacity_bytes: amounts.get("memory").map_or(0, |q| q.value()),
+        thresholds: config.thresholds,
         allocatable: amounts,
         cluster_domain: config.cluster_domain.clone(),
         pod_pids_limit: pod_pids_limit(runtime_tasks),

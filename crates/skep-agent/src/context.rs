@@ -47,6 +47,8 @@ pub struct Node {
     pub allocatable: BTreeMap<String, Quantity>,
     /// The machine's memory.
     pub memory_capacity_bytes: i64,
+    /// How short it may become before pods are evicted.
+    pub thresholds: crate::thresholds::Thresholds,
     /// The domain of the tenant's services.
     pub cluster_domain: String,
     /// Most processes of a pod; negative for no limit.

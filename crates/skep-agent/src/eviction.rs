@@ -18,14 +18,6 @@ use crate::{resources, spec};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Pressure is over when it has not been seen for so long: nodes must not flap.
 const TRANSITION: Duration = Duration::from_secs(300);
-/// Memory that must stay available.
-const MEMORY_BYTES: i64 = 100 << 20;
-/// Disk that must stay available, as a part of all.
-const DISK_PART: f64 = 0.10;
-/// Inodes that must stay free, as a part of all.
-const INODES_PART: f64 = 0.05;
-/// Process ids that must stay free, as a part of all: without them, nobody can even log in to look.
-const PIDS_PART: f64 = 0.05;
 /// The reason of an evicted pod's status.
 pub const REASON: &str = "Evicted";
 
@@ -56,7 +48,7 @@ pub fn victim(pods: &[Usage]) -> Option<&Usage> {
 /// What is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shortage {
-    Memory { available: i64 },
+    Memory { available: i64, threshold: i64 },
     Disk { available: i64, threshold: i64 },
     Inodes { available: i64, threshold: i64 },
     Pids { available: i64, threshold: i64 },
@@ -72,7 +64,7 @@ impl Shortage {
             )
         };
         match self {
-            Shortage::Memory { available } => text("memory", MEMORY_BYTES, available),
+            Shortage::Memory { available, threshold } => text("memory", threshold, available),
             Shortage::Disk { available, threshold } => text("ephemeral-storage", threshold, available),
             Shortage::Inodes { available, threshold } => {
                 format!(
@@ -109,25 +101,22 @@ fn memory_of(live: &Live) -> i64 {
     stats.map_or(0, |s| i64::try_from(s.memory_working_set_bytes).unwrap_or(i64::MAX))
 }
 
-fn part(of: u64, part: f64) -> i64 {
-    (of as f64 * part) as i64
-}
-
 fn shortage(node: &Node, pods: &[Live]) -> Vec<Shortage> {
     let mut found = Vec::new();
     let available = available_memory(node, pods);
-    if available < MEMORY_BYTES {
-        found.push(Shortage::Memory { available });
+    let threshold = node.thresholds.memory(node.memory_capacity_bytes);
+    if available < threshold {
+        found.push(Shortage::Memory { available, threshold });
     }
     if let Ok(disk) = rustix::fs::statvfs(&node.layout.data) {
         let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
         let available = i64::try_from(bytes(disk.f_bavail)).unwrap_or(i64::MAX);
-        let threshold = part(bytes(disk.f_blocks), DISK_PART);
+        let threshold = node.thresholds.disk(bytes(disk.f_blocks));
         if available < threshold {
             found.push(Shortage::Disk { available, threshold });
         }
         let available = i64::try_from(disk.f_ffree).unwrap_or(i64::MAX);
-        let threshold = part(disk.f_files, INODES_PART);
+        let threshold = node.thresholds.inodes(disk.f_files);
         // File systems without a table of inodes say 0 of 0.
         if available < threshold {
             found.push(Shortage::Inodes { available, threshold });
@@ -136,7 +125,7 @@ fn shortage(node: &Node, pods: &[Live]) -> Vec<Shortage> {
     // A machine that is a part of a larger one has a limit of its own, which is met long before the kernel's.
     if let Some((running, most)) = node.runtime.tree().tasks(Path::new("")) {
         let available = i64::try_from(most.saturating_sub(running)).unwrap_or(i64::MAX);
-        let threshold = part(most, PIDS_PART);
+        let threshold = node.thresholds.pids(most);
         if available < threshold {
             found.push(Shortage::Pids { available, threshold });
             return found;
@@ -148,7 +137,7 @@ fn shortage(node: &Node, pods: &[Live]) -> Vec<Shortage> {
         .and_then(|t| t.split(['/', ' ']).nth(4).and_then(|n| n.parse::<i64>().ok()));
     if let (Some(most), Some(running)) = (number("/proc/sys/kernel/pid_max"), running) {
         let available = i64::try_from(most).unwrap_or(i64::MAX) - running;
-        let threshold = part(most, PIDS_PART);
+        let threshold = node.thresholds.pids(most);
         if available < threshold {
             found.push(Shortage::Pids { available, threshold });
         }

@@ -36,6 +36,7 @@ pub mod stats;
 pub mod store_images;
 pub mod streams;
 pub mod tenant_network;
+pub mod thresholds;
 pub mod tokens;
 pub mod tunnel;
 pub mod volume;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use skep_client::{Access, Client};
 
-use crate::{Server, skep};
+use crate::Server;
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -92,7 +92,7 @@ impl Node {
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "it is running");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(skep())
+        let child = crate::command()
             .args(["agent", "--node", &self.name, "--kubeconfig"])
             .arg(&self.kubeconfig)
             .arg("--data")

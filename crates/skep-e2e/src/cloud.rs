@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use skep_client::{Client, ObjectPath, Tenants};
 
-use crate::skep;
-
 /// How long anything may take on a busy computer.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -51,7 +49,24 @@ impl Cloud {
     /// Runs `skep` as its operator.
     #[must_use]
     pub fn skep(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(skep());
+        self.operate(crate::command(), args)
+    }
+
+    /// The same without root's rights: as nobody, in a user namespace that maps nobody.
+    #[must_use]
+    pub fn skep_without_rights(&self, args: &[&str]) -> Output {
+        let mut command = crate::command();
+        let program = command.get_program().to_owned();
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.arg("--user").arg(program);
+        for (name, value) in command.get_envs().filter_map(|(n, v)| Some((n, v?))) {
+            unshare.env(name, value);
+        }
+        command = unshare;
+        self.operate(command, args)
+    }
+
+    fn operate(&self, mut command: std::process::Command, args: &[&str]) -> Output {
         command
             .args(args)
             .env("SKEP_DATA", self.data())

@@ -195,7 +195,7 @@ impl Cloud {
     }
 
     fn try_skep(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(skep());
+        let mut command = crate::command();
         command.args(arguments).env("SKEP_DATA", self.data());
         command.env("SKEP_LOG", "info,skep::access=warn,skep_hostnet=debug");
         command.env("KUBECONFIG", self.data().join("admin.kubeconfig")).output().unwrap()
@@ -382,9 +382,9 @@ impl Drop for Cloud {
                 let _ = child.wait();
             }
             // A computer is stopped as the one here is.
-            quietly(Command::new(skep()).arg("down").env("SKEP_DATA", self.host_data(index)));
+            quietly(crate::command().arg("down").env("SKEP_DATA", self.host_data(index)));
         }
-        quietly(Command::new(skep()).arg("down").env("SKEP_DATA", self.data()));
+        quietly(crate::command().arg("down").env("SKEP_DATA", self.data()));
         for computer in &self.hosts {
             quietly(Command::new("ip").args(["netns", "delete", &computer.name]));
         }
@@ -452,7 +452,7 @@ fn make_image(folder: &Path, data: &Path) {
     fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
     tar("image.tar", folder, &["manifest.json", "config.json", "layer.tar"]);
     let archive = folder.join("image.tar");
-    succeed(Command::new(skep()).args(["image", "load", "--data"]).arg(data).arg(&archive));
+    succeed(crate::command().args(["image", "load", "--data"]).arg(data).arg(&archive));
     for name in ["layer.tar", "image.tar"] {
         fs::remove_file(folder.join(name)).unwrap();
     }

@@ -43,6 +43,14 @@ pub fn skep() -> PathBuf {
     path
 }
 
+/// The program, as tests run it: a computer whose disk is nearly full, as those of builders are, runs its pods all the same.
+#[must_use]
+pub fn command() -> Command {
+    let mut command = Command::new(skep());
+    command.env("SKEP_EVICTION_HARD", "nodefs.available<1%,nodefs.inodesFree<1%");
+    command
+}
+
 /// A client that `scripts/test-tools.sh` installs; the test fails with that hint when it is missing.
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {
@@ -96,7 +104,7 @@ impl Server {
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "it is running");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(skep())
+        let child = crate::command()
             .args([self.role, "--listen", &self.address, "--data"])
             .arg(self.directory.path().join("data"))
             .args(&self.arguments)
@@ -209,7 +217,7 @@ impl Server {
 
     /// Runs `skep` with the operator's kubeconfig; it must succeed. Returns what it prints.
     pub fn skep(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(skep());
+        let mut command = crate::command();
         command.args(arguments).env("KUBECONFIG", self.kubeconfig());
         succeed(&mut command)
     }

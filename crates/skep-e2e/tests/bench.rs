@@ -1,16 +1,14 @@
 //! `skep bench` measures what it says, and leaves nothing.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
-
 use serde_json::Value;
 use skep_client::{ListParams, Resource, Tenants};
-use skep_e2e::{Server, skep};
+use skep_e2e::Server;
 
 /// Runs a benchmark and returns its figures.
 fn bench(server: &Server, arguments: &[&str]) -> Vec<(String, f64)> {
     let kubeconfig = server.kubeconfig();
-    let output = Command::new(skep())
+    let output = skep_e2e::command()
         .args(["bench", "--kubeconfig", kubeconfig.to_str().unwrap()])
         .args(arguments)
         .output()
@@ -60,7 +58,7 @@ async fn benchmarks_measure_and_clean_up() {
         assert!(left.is_empty(), "{left:?}");
     }
     // Nodes are wanted and none come: it says so, and how long it waited.
-    let output = Command::new(skep())
+    let output = skep_e2e::command()
         .args(["bench", "pods", "--group", "c=1x1@1", "--nodes", "0", "--within-s", "1"])
         .env("KUBECONFIG", server.kubeconfig())
         .output()

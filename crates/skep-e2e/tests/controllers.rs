@@ -297,6 +297,10 @@ async fn claims_get_volumes_and_keep_them_while_used() {
     let volume = |name: &str, size: &str| json!({"metadata": {"name": name}, "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}, "storageClassName": ""}});
     w.create_global(&VOLUMES, volume("large", "9Gi")).await;
     w.create_global(&VOLUMES, volume("right", "5Gi")).await;
+    // A claim takes the smallest that is known: both must be.
+    for name in ["large", "right"] {
+        w.becomes(VOLUMES.at(&w.tenant).name(name), "known", |v| v["status"]["phase"] == "Available").await;
+    }
     w.create(&CLAIMS, json!({"metadata": {"name": "data"}, "spec": {"storageClassName": "", "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "4Gi"}}}})).await;
     w.becomes(w.at(&CLAIMS).name("data"), "bound", |c| {
         c["status"]["phase"] == "Bound"

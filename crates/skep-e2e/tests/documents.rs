@@ -132,7 +132,11 @@ fn script(folder: &Path, pages: &[(String, Vec<Block>)]) -> String {
     let mut text = preamble(folder);
     writeln!(text, "skep up").unwrap();
     for (number, (page, blocks)) in pages.iter().enumerate() {
-        let mut shell = String::from("set -euo pipefail\nshopt -s expand_aliases\n");
+        let mut shell = String::from("set -Eeuo pipefail\nshopt -s expand_aliases\n");
+        // Whoever reads of a failure sees how things stood.
+        shell.push_str(
+            "trap '{ df -h /var/lib/skep; kubectl get pods,machines,events -A; } >&2 || true' ERR\n",
+        );
         for block in blocks.iter().filter(|b| b.reason.is_none()) {
             writeln!(shell, "echo '>>> {}:{}'\n{}", block.page, block.line, block.text).unwrap();
         }
@@ -177,6 +181,7 @@ fn what_the_pages_show_works_as_written() {
     let output = Command::new("unshare")
         .args(["--mount", "--net", "bash"])
         .arg(&file)
+        .env("SKEP_EVICTION_HARD", "nodefs.available<1%,nodefs.inodesFree<1%")
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -184,10 +189,24 @@ fn what_the_pages_show_works_as_written() {
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
     let log = fs::read_to_string(folder.join("lib/skep.log")).unwrap_or_default();
     remove_groups(&folder.join("lib"));
-    assert!(output.status.success(), "{said}\n--- complaints\n{complaints}\n--- log\n{log}");
+    assert!(
+        output.status.success(),
+        "{}\n--- log\n{}\n--- complaints\n{}",
+        end_of(&said, 60),
+        end_of(&log, 60),
+        end_of(&complaints, 80)
+    );
     for line in said.lines().filter(|l| l.starts_with("=== ")) {
         println!("{line}");
     }
+}
+
+/// The last lines of a text, none of them long: what went wrong is there.
+fn end_of(text: &str, lines: usize) -> String {
+    const LONGEST: usize = 300;
+    let all: Vec<&str> = text.lines().collect();
+    let end = all.iter().skip(all.len().saturating_sub(lines));
+    end.map(|l| l.chars().take(LONGEST).collect::<String>()).collect::<Vec<_>>().join("\n")
 }
 
 /// Control groups outlive namespaces.

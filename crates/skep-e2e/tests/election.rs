@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use skep_client::{Client, DeleteParams, Propagation, Resource, Tenants};
-use skep_e2e::{Server, eventually, skep};
+use skep_e2e::{Server, eventually};
 
 const MAPS: Resource = Resource::new("", "v1", "configmaps");
 const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases");
@@ -22,7 +22,7 @@ impl Drop for Controllers {
 
 fn start(server: &Server, log: &str) -> Controllers {
     let log = std::fs::File::create(server.folder().join(log)).unwrap();
-    let child = Command::new(skep())
+    let child = skep_e2e::command()
         .args(["controllers", "--listen", "127.0.0.1:0", "--kubeconfig"])
         .arg(server.kubeconfig())
         .stdin(Stdio::null())

@@ -138,8 +138,10 @@ fn logger(crook: &Tenant) {
         let line =
             said.lines().find(|l| l.starts_with(start) && l.contains("pod=\"talker\"")).map(str::to_owned);
         assert!(line.is_some(), "{said}");
-        let (_, said) = crook.try_run(&["logs", "talker", "--tail=1"]);
-        assert!(said.trim().parse::<u32>().is_ok(), "{said}");
+        // A file that has just been put aside has left an empty one.
+        wait_for("a line of the log", || {
+            crook.try_run(&["logs", "talker", "--tail=1"]).1.trim().parse::<u32>().ok()
+        });
         let summary = crook.run(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")]);
         let summary: Value = serde_json::from_str(&summary).unwrap();
         let mut pods = summary["pods"].as_array().unwrap().iter();

@@ -3,13 +3,12 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use skep_client::{Access, Client};
-use skep_e2e::skep;
 use skep_registry::client::{Client as Images, ClientError, Options};
 use skep_registry::digest::{Algorithm, Digest};
 use skep_registry::manifest::IMAGE;
@@ -52,7 +51,7 @@ impl Cloud {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data");
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let process = Command::new(skep())
+        let process = skep_e2e::command()
             .args(["up", "--foreground", "--no-host", "--registry-listen", "127.0.0.1:0"])
             .args(["--listen", &format!("127.0.0.1:{}", free_port())])
             .arg("--data")
@@ -76,7 +75,7 @@ impl Cloud {
     }
 
     fn tenant(&self, args: &[&str]) -> String {
-        let output = Command::new(skep())
+        let output = skep_e2e::command()
             .arg("tenant")
             .args(args)
             .arg("--kubeconfig")
@@ -200,7 +199,7 @@ async fn tenants_credentials_open_their_own_repositories_only() {
 
 fn start_alone(directory: &Path, port: u16) -> Process {
     let log = std::fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
-    let child = Command::new(skep())
+    let child = skep_e2e::command()
         .args(["registry", "--listen", &format!("127.0.0.1:{port}"), "--data"])
         .arg(directory.join("data"))
         .arg("--users")

@@ -111,6 +111,50 @@ async fn machines_outlive_who_made_them_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn without_rights_a_simulated_host_shows_what_would_run() {
+    if !is_root() {
+        eprintln!("SKIPPED: giving up rights needs some");
+        return;
+    }
+    let cloud = Cloud::new();
+    let output = cloud.skep_without_rights(&["up", "--listen", &cloud.listen]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}\n{}", cloud.log());
+    assert!(said.contains("a simulated host shows machines") && said.contains("simulated-0"), "{said}");
+    let shop = cloud.administrator("shop");
+    shop.run(&["create", "deployment", "web", "--image=nobody/has:it", "--replicas=3"]);
+    shop.run(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let nodes = shop.run(&["get", "nodes", "-o", "wide"]);
+    assert!(nodes.contains("simulated://0"), "{nodes}");
+    let machines = shop.run(&["get", "machines", "-o", "jsonpath={.items[*].spec.hostName}"]);
+    assert_eq!(machines, "simulated-0");
+    let demo = cloud.skep_without_rights(&["demo"]);
+    assert!(!demo.status.success() && text(&demo).contains("no containers run here"), "{}", text(&demo));
+    // Stopped and started, it shows what it showed.
+    let down = cloud.skep_without_rights(&["down"]);
+    assert!(down.status.success(), "{}", text(&down));
+    let up = cloud.skep_without_rights(&["up", "--listen", &cloud.listen]);
+    assert!(up.status.success(), "{}", text(&up));
+    assert_eq!(shop.run(&["get", "machines", "-o", "jsonpath={.items[*].spec.hostName}"]), machines);
+    shop.run(&["scale", "deployment/web", "--replicas=4"]);
+    shop.run(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    // What is deleted goes.
+    shop.run(&["delete", "deployment", "web", "--wait=true"]);
+    wait_for("its pods to go", || (shop.run(&["get", "pods", "-o", "name"]).is_empty()).then_some(()));
+    assert!(cloud.skep_without_rights(&["down"]).status.success());
+    // With rights, it is a real host's turn.
+    cloud.up();
+    wait_for("the simulated host to go", || {
+        let gone = shop.run(&["get", "machines", "-o", "jsonpath={.items[*].spec.hostName}"]);
+        (!gone.contains("simulated-0")).then_some(())
+    });
+    let (client, all) = (cloud.client(), HOSTS.at(Tenants::Own));
+    let hosts = client.list::<Value>(&all, &skep_client::ListParams::default()).await.unwrap().items;
+    let names: Vec<&Value> = hosts.iter().map(|h| &h["metadata"]["name"]).collect();
+    assert!(names.len() == 1 && *names[0] != "simulated-0", "{names:?}");
+}
+
+#[tokio::test]
 async fn tenants_read_machines_and_write_none() {
     let cloud = Cloud::new();
     cloud.up();

@@ -54,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) launcher: Vec<OsString>,
     /// What the agent logs.
     pub(crate) log: String,
+    /// How short machines may become before pods are evicted.
+    pub(crate) eviction_hard: Option<String>,
 }
 
 /// What a machine is to be for the driver. `Err` is a sentence.
@@ -96,6 +98,9 @@ fn agent(machine: &Machine, tenant: &TenantName, settings: &Settings) -> Program
     add("--images", IMAGES_DIR.to_owned());
     add("--image-socket", text(control.join(IMAGE_SOCKET)));
     add("--image-scope", tenant.to_string());
+    if let Some(thresholds) = &settings.eviction_hard {
+        add("--eviction-hard", thresholds.clone());
+    }
     for (name, amount) in &machine.spec.resources {
         add("--capacity", format!("{name}={}", amount.0));
     }
@@ -145,6 +150,7 @@ mod tests {
             own_registry: None,
             launcher: Vec::new(),
             log: "info".to_owned(),
+            eviction_hard: Some("nodefs.available<1%".to_owned()),
         };
         let spec = spec_of(&machine, "0b5c7f0e-1", &tenant, &settings).unwrap();
         assert_eq!((spec.cpu_millis, spec.memory_bytes, spec.pids_max), (500, 1 << 30, 4096));

@@ -51,6 +51,8 @@ pub struct Config {
     pub launcher: Vec<OsString>,
     /// What agents log.
     pub agent_log: String,
+    /// How short machines may become before pods are evicted, as agents are told it.
+    pub eviction_hard: Option<String>,
     /// A [`skep_runtime::images::RegistriesFile`]; `registries.json` in `data` if it is not given.
     pub registries: Option<PathBuf>,
     /// The installation's own registry: what images call it, and where it is reached from here, each as `HOST:PORT`.
@@ -152,6 +154,7 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
         own_registry,
         launcher: config.launcher.clone(),
         log: config.agent_log.clone(),
+        eviction_hard: config.eviction_hard.clone(),
     };
     let shared = Arc::new(Shared { client: client.clone(), driver, settings, network, server });
     let selection =

@@ -1,22 +1,55 @@
-//! Simulated nodes.
+//! Simulated nodes and hosts.
 //!
 //! **Job.** Play any number of nodes against a real API server: register them, renew their leases, and do for the pods
-//! bound to them what kubelets would show in the API. Nothing is run.
-//! **State.** One informer's lean copy of the pods; which of them something is being done about.
-//! **Tasks.** One informer, one loop for pods, one for leases: as many for a hundred thousand nodes as for one.
-//! **Must not know.** How pods get to nodes, or what a container is.
+//! bound to them what kubelets would show in the API. Or play hosts: then nodes are those of the machines that are placed on
+//! them. Nothing is run.
+//! **State.** One informer's lean copy of the pods; which of them something is being done about; which nodes there are.
+//! **Tasks.** One informer, one loop for pods, one for leases: as many for a hundred thousand nodes as for one. For hosts one loop
+//! for them and one for machines.
+//! **Must not know.** How pods get to nodes, or machines to hosts, or what a container is.
 
+mod fleet;
 mod lease;
+mod machine;
 mod node;
 mod pod;
 mod work;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use skep_base::TenantName;
 use skep_client::{Client, Error, Tenants};
 
-/// What is simulated.
+use fleet::{Fleet, Numbered};
+use work::Work;
+
+/// How nodes are played.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// How long a pod takes to run.
+    pub start_after: Duration,
+    /// How long a pod takes to end once told to; never longer than its grace period.
+    pub stop_after: Duration,
+    /// How long pods run that are to end by themselves.
+    pub complete_after: Duration,
+    /// How often a node's lease is renewed; nothing for never.
+    pub lease_interval: Option<Duration>,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            start_after: Duration::ZERO,
+            stop_after: Duration::ZERO,
+            complete_after: Duration::from_secs(1),
+            lease_interval: Some(Duration::from_secs(10)),
+        }
+    }
+}
+
+/// Which nodes are simulated.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Nodes in each tenant.
@@ -33,16 +66,29 @@ pub struct Options {
     pub labels: Vec<(String, String)>,
     /// Over how many zones nodes are dealt; 0 for no zone label.
     pub zones: usize,
-    /// How long a pod takes to run.
-    pub start_after: Duration,
-    /// How long a pod takes to end once told to; never longer than its grace period.
-    pub stop_after: Duration,
-    /// How long pods run that are to end by themselves.
-    pub complete_after: Duration,
-    /// How often a node's lease is renewed; nothing for never.
-    pub lease_interval: Option<Duration>,
+    /// How they are played.
+    pub pace: Pace,
 }
 
+/// Which hosts are simulated.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// How many.
+    pub hosts: usize,
+    /// What their names begin with; a number follows.
+    pub prefix: String,
+    /// The first number.
+    pub first: usize,
+    /// What each has for machines: resource name and amount.
+    pub allocatable: Vec<(String, String)>,
+    /// How long a machine takes to run.
+    pub boot_after: Duration,
+    /// How machines' nodes are played.
+    pub pace: Pace,
+}
+
+/// The label of a host that is only played.
+pub const SIMULATED_LABEL: &str = "compute.skep.io/simulated";
 /// The annotation by which a pod says after how many seconds it ends by itself.
 pub const COMPLETE_AFTER: &str = "sim.skep.io/complete-after-seconds";
 /// The annotation by which a pod says how it ends.
@@ -50,25 +96,43 @@ pub const EXIT_CODE: &str = "sim.skep.io/exit-code";
 /// The annotation by which a pod says how many seconds it takes to end once told to.
 pub const STOP_AFTER: &str = "sim.skep.io/stop-after-seconds";
 
+fn pairs<const N: usize>(all: [(&str, &str); N]) -> Vec<(String, String)> {
+    all.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
 impl Options {
     /// So many nodes of the usual size in the credential's own tenant.
     #[must_use]
     pub fn nodes(nodes: usize) -> Options {
-        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         Options {
             nodes,
             tenants: Vec::new(),
             prefix: "sim-".to_owned(),
             first: 0,
-            allocatable: [("cpu", "32"), ("memory", "256Gi"), ("ephemeral-storage", "1Ti"), ("pods", "110")]
-                .map(pair)
-                .to_vec(),
+            allocatable: pairs([
+                ("cpu", "32"),
+                ("memory", "256Gi"),
+                ("ephemeral-storage", "1Ti"),
+                ("pods", "110"),
+            ]),
             labels: Vec::new(),
             zones: 0,
-            start_after: Duration::ZERO,
-            stop_after: Duration::ZERO,
-            complete_after: Duration::from_secs(1),
-            lease_interval: Some(Duration::from_secs(10)),
+            pace: Pace::default(),
+        }
+    }
+}
+
+impl HostOptions {
+    /// So many hosts of the usual size.
+    #[must_use]
+    pub fn hosts(hosts: usize) -> HostOptions {
+        HostOptions {
+            hosts,
+            prefix: "sim-host-".to_owned(),
+            first: 0,
+            allocatable: pairs([("cpu", "64"), ("memory", "512Gi"), ("ephemeral-storage", "4Ti")]),
+            boot_after: Duration::ZERO,
+            pace: Pace::default(),
         }
     }
 
@@ -76,32 +140,27 @@ impl Options {
         format!("{}{}", self.prefix, self.first + index)
     }
 
-    /// Whether a node is one of those simulated.
-    pub(crate) fn is_own(&self, node: &str) -> bool {
-        let number = node.strip_prefix(&self.prefix).and_then(|n| n.parse::<usize>().ok());
-        number.is_some_and(|n| (self.first..self.first + self.nodes).contains(&n))
+    /// Whether a host is one of those simulated.
+    pub(crate) fn is_own(&self, host: &str) -> bool {
+        let number = host.strip_prefix(&self.prefix).and_then(|n| n.parse::<usize>().ok());
+        number.is_some_and(|n| (self.first..self.first + self.hosts).contains(&n))
     }
 }
 
-/// Whose objects are written, and how their paths are made.
-#[derive(Clone, Debug)]
-pub(crate) struct Whose {
+/// How paths of nodes' objects are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
     /// Other servers than Skep's have no view of another tenant.
-    own: bool,
-    pub(crate) all: Vec<TenantName>,
+    Own,
+    /// Each in its tenant's view.
+    Tenants,
 }
 
-impl Whose {
-    pub(crate) fn of(&self, tenant: &TenantName) -> Tenants {
-        if self.own { Tenants::Own } else { Tenants::One(tenant.clone()) }
-    }
-
-    /// What one informer has to look at.
-    pub(crate) fn view(&self) -> Tenants {
-        match self.all.as_slice() {
-            _ if self.own => Tenants::Own,
-            [one] => Tenants::One(one.clone()),
-            _ => Tenants::All,
+impl View {
+    pub(crate) fn of(self, tenant: &TenantName) -> Tenants {
+        match self {
+            View::Own => Tenants::Own,
+            View::Tenants => Tenants::One(tenant.clone()),
         }
     }
 }
@@ -111,40 +170,46 @@ impl Whose {
 /// # Errors
 /// When nodes cannot be registered.
 pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let whose = Whose {
-        own: options.tenants.is_empty(),
-        all: if options.tenants.is_empty() { vec![client.home().clone()] } else { options.tenants.clone() },
+    let view = if options.tenants.is_empty() { View::Own } else { View::Tenants };
+    let tenants =
+        if options.tenants.is_empty() { vec![client.home().clone()] } else { options.tenants.clone() };
+    let looked_at = match (view, tenants.as_slice()) {
+        (View::Own, _) => Tenants::Own,
+        (View::Tenants, [one]) => Tenants::One(one.clone()),
+        _ => Tenants::All,
     };
-    node::register(&client, &options, &whose).await?;
-    tracing::info!(nodes = options.nodes, tenants = whose.all.len(), "registered");
+    let fleet = Arc::new(Fleet::Numbered(Numbered {
+        prefix: options.prefix.clone(),
+        first: options.first,
+        count: options.nodes,
+        tenants,
+    }));
+    node::register(&client, &options, &fleet, view).await?;
+    tracing::info!(nodes = fleet.len(), "registered");
+    let work = Work::new(&client, &options.pace, &fleet, view, looked_at);
     tokio::select! {
-        () = work::run(&client, &options, &whose) => {}
-        () = lease::run(&client, &options, &whose) => {}
+        () = work.run() => {}
+        () = lease::run(&client, &options.pace, &fleet, view) => {}
         () = shutdown => {}
     }
     Ok(())
 }
 
-/// Requests under way at a time, of each loop: enough to fill the server's groups of writes.
-pub(crate) const IN_FLIGHT: usize = 256;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_nodes_are_told_by_name() {
-        let options = Options { first: 5, ..Options::nodes(3) };
-        assert_eq!(options.name(0), "sim-5");
-        for (name, own) in [
-            ("sim-4", false),
-            ("sim-5", true),
-            ("sim-7", true),
-            ("sim-8", false),
-            ("sim-x", false),
-            ("5", false),
-        ] {
-            assert_eq!(options.is_own(name), own, "{name}");
-        }
+/// Registers the hosts, and plays them, the machines that are placed on them, and these machines' nodes, until `shutdown`. All
+/// stay as they are then, as computers that lost power; who plays them again takes them up.
+pub async fn run_hosts(client: Client, options: HostOptions, shutdown: impl Future<Output = ()>) {
+    let fleet = Arc::new(Fleet::Machines(RwLock::default()));
+    let work = Work::new(&client, &options.pace, &fleet, View::Tenants, Tenants::All);
+    let pods = work.handle();
+    tracing::info!(hosts = options.hosts, "simulated");
+    tokio::select! {
+        () = machine::speak(&client, &options) => {}
+        () = machine::run(&client, &options, &fleet, &pods) => {}
+        () = work.run() => {}
+        () = lease::run(&client, &options.pace, &fleet, View::Tenants) => {}
+        () = shutdown => {}
     }
 }
+
+/// Requests under way at a time, of each loop: enough to fill the server's groups of writes.
+pub(crate) const IN_FLIGHT: usize = 256;

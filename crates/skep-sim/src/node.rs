@@ -1,48 +1,74 @@
 //! Registering nodes.
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Taint};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
-use skep_client::{Client, Error, Patch, Resource};
+use skep_client::{Client, Error, Patch, Resource, Tenants};
 
-use crate::{IN_FLIGHT, Options, Whose};
+use crate::fleet::Fleet;
+use crate::{IN_FLIGHT, Options, View};
+
+/// A node that is ready.
+pub(crate) struct NodeSpec {
+    pub(crate) name: String,
+    pub(crate) labels: Map<String, Value>,
+    pub(crate) taints: Vec<Taint>,
+    pub(crate) amounts: Map<String, Value>,
+    pub(crate) address: String,
+}
 
 /// Makes all nodes, or takes over those that are there.
-pub(crate) async fn register(client: &Client, options: &Options, whose: &Whose) -> Result<(), Error> {
-    let nodes = whose.all.iter().flat_map(|tenant| (0..options.nodes).map(move |i| (tenant, i)));
-    let register = |(tenant, index)| async move {
-        let (object, status) = object(options, index);
-        let at = Resource::of::<Node>().at(whose.of(tenant));
-        match client.create::<IgnoredAny>(&at, &object).await {
-            Ok(_) => Ok(()),
-            Err(e) if e.is_already_exists() => {
-                let at = at.name(&options.name(index)).subresource("status");
-                client.patch::<IgnoredAny>(&at, &Patch::Strategic(json!({"status": status}))).await.map(drop)
-            }
-            Err(e) => Err(e),
-        }
+pub(crate) async fn register(
+    client: &Client,
+    options: &Options,
+    fleet: &Fleet,
+    view: View,
+) -> Result<(), Error> {
+    let register = |place| async move {
+        let Some((tenant, name)) = fleet.at(place) else { return Ok(()) };
+        let number = fleet.number(&tenant, &name).unwrap_or(0);
+        put(client, &view.of(&tenant), &spec(options, name, number)).await
     };
-    let mut results = futures::stream::iter(nodes.map(register)).buffer_unordered(IN_FLIGHT);
+    let mut results = futures::stream::iter((0..fleet.len()).map(register)).buffer_unordered(IN_FLIGHT);
     while let Some(result) = results.next().await {
         result?;
     }
     Ok(())
 }
 
-/// A node that is ready, and its status alone.
-fn object(options: &Options, index: usize) -> (Value, Value) {
-    let name = options.name(index);
+fn spec(options: &Options, name: String, number: usize) -> NodeSpec {
     let mut labels: Map<String, Value> =
         options.labels.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
+    if options.zones > 0 {
+        labels
+            .insert("topology.kubernetes.io/zone".into(), format!("zone-{}", number % options.zones).into());
+    }
+    let amounts = options.allocatable.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
+    NodeSpec { name, labels, taints: Vec::new(), amounts, address: host_address(number) }
+}
+
+/// Makes a node, or takes it over if it is there.
+pub(crate) async fn put(client: &Client, whose: &Tenants, spec: &NodeSpec) -> Result<(), Error> {
+    let (object, status) = object(spec);
+    let nodes = Resource::of::<Node>().at(whose.clone());
+    match client.create::<IgnoredAny>(&nodes, &object).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.is_already_exists() => {
+            let at = nodes.name(&spec.name).subresource("status");
+            client.patch::<IgnoredAny>(&at, &Patch::Strategic(json!({"status": status}))).await.map(drop)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The node, and its status alone.
+fn object(spec: &NodeSpec) -> (Value, Value) {
+    let NodeSpec { name, labels, taints, amounts, address } = spec;
+    let mut labels = labels.clone();
     labels.insert("kubernetes.io/hostname".into(), name.as_str().into());
     labels.insert("kubernetes.io/os".into(), "linux".into());
     labels.insert("kubernetes.io/arch".into(), "amd64".into());
-    if options.zones > 0 {
-        labels.insert("topology.kubernetes.io/zone".into(), format!("zone-{}", index % options.zones).into());
-    }
-    let amounts: Map<String, Value> =
-        options.allocatable.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         json!({"type": kind, "status": status, "reason": reason, "message": message,
@@ -56,13 +82,16 @@ fn object(options: &Options, index: usize) -> (Value, Value) {
             condition("PIDPressure", "False", "KubeletHasSufficientPID", "the node is simulated"),
             condition("Ready", "True", "KubeletReady", "the node is simulated"),
         ],
-        "addresses": [{"type": "InternalIP", "address": host_address(index)}, {"type": "Hostname", "address": name}],
+        "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}],
         "nodeInfo": {"machineID": name, "systemUUID": name, "bootID": name, "kernelVersion": "simulated",
             "osImage": "simulated", "containerRuntimeVersion": "simulated://0", "kubeletVersion": "v1.36.0",
             "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64"},
     });
-    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
+    let mut object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
         "status": status});
+    if !taints.is_empty() {
+        object["spec"] = json!({"taints": taints});
+    }
     (object, status)
 }
 

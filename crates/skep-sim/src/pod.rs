@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_base::SharedStr;
 
-use crate::{COMPLETE_AFTER, EXIT_CODE, Options, STOP_AFTER};
+use crate::{COMPLETE_AFTER, EXIT_CODE, Pace, STOP_AFTER};
 
 /// What is read of a pod.
 #[derive(Debug, Default, Deserialize)]
@@ -81,7 +81,7 @@ impl PodView {
     }
 
     /// What comes next, and how long that takes.
-    pub(crate) fn next(&self, options: &Options) -> Option<(Act, Duration)> {
+    pub(crate) fn next(&self, pace: &Pace) -> Option<(Act, Duration)> {
         let seconds = |text: &Option<SharedStr>, annotation: &str| {
             let parsed = text.as_ref()?.parse::<f64>().ok().filter(|s| s.is_finite() && *s >= 0.0);
             if parsed.is_none() {
@@ -93,16 +93,16 @@ impl PodView {
         let ended = matches!(self.phase(), "Succeeded" | "Failed");
         if self.metadata.deletion_timestamp.is_some() {
             let grace = Duration::from_secs(self.metadata.deletion_grace_period_seconds.unwrap_or(0));
-            let takes = seconds(&annotations.stop_after, STOP_AFTER).unwrap_or(options.stop_after);
+            let takes = seconds(&annotations.stop_after, STOP_AFTER).unwrap_or(pace.stop_after);
             let takes = if ended || self.phase() == "Pending" { Duration::ZERO } else { takes.min(grace) };
             return Some((Act::Remove, takes));
         }
         match self.phase() {
-            "Pending" => Some((Act::Start, options.start_after)),
+            "Pending" => Some((Act::Start, pace.start_after)),
             "Running" => {
                 let by_itself = matches!(self.spec.restart_policy.as_deref(), Some("Never" | "OnFailure"));
                 let after = seconds(&annotations.complete_after, COMPLETE_AFTER)
-                    .or_else(|| by_itself.then_some(options.complete_after))?;
+                    .or_else(|| by_itself.then_some(pace.complete_after))?;
                 let code = annotations.exit_code.as_ref().and_then(|c| c.parse().ok());
                 if annotations.exit_code.is_some() && code.is_none() {
                     tracing::warn!(annotation = EXIT_CODE, "not a number");
@@ -188,8 +188,8 @@ mod tests {
 
     #[test]
     fn pods_start_run_and_end_as_they_say() {
-        let options = Options { stop_after: Duration::from_secs(7), ..Options::nodes(1) };
-        let next = |value: Value| pod(value).next(&options);
+        let pace = Pace { stop_after: Duration::from_secs(7), ..Pace::default() };
+        let next = |value: Value| pod(value).next(&pace);
         let second = Duration::from_secs(1);
         assert_eq!(next(json!({"status": {"phase": "Pending"}})), Some((Act::Start, Duration::ZERO)));
         assert_eq!(next(json!({"status": {"phase": "Running"}})), None);
@@ -203,11 +203,11 @@ mod tests {
 
     #[test]
     fn pods_that_are_deleted_go_within_their_grace_period() {
-        let options = Options { stop_after: Duration::from_secs(7), ..Options::nodes(1) };
+        let pace = Pace { stop_after: Duration::from_secs(7), ..Pace::default() };
         let of = |grace: u64, phase: &str, annotations: Value| {
             pod(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
                 "deletionGracePeriodSeconds": grace, "annotations": annotations}, "status": {"phase": phase}}))
-            .next(&options)
+            .next(&pace)
         };
         let after = |s| Some((Act::Remove, Duration::from_secs(s)));
         assert_eq!(of(30, "Running", json!({})), after(7));

@@ -7,6 +7,7 @@ use crate::signals::{ended, shutdown};
 use anyhow::Context;
 use skep_agent::agent::{CgroupBase, Config};
 use skep_agent::network::Range;
+use skep_agent::thresholds::Thresholds;
 use skep_agent::{Quantity, Taint};
 
 /// Runs the node agent: the kubelet of one node, started inside its machine.
@@ -60,6 +61,10 @@ pub(crate) struct Options {
     /// Most pods that run at the same time.
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
+    /// How short the node may become before pods are evicted, SIGNAL<AMOUNT or SIGNAL<PERCENT%, separated by commas: `memory.available`,
+    /// `nodefs.available`, `nodefs.inodesFree`, `pid.available`.
+    #[arg(long, env = "SKEP_EVICTION_HARD", default_value_t, value_name = "THRESHOLDS")]
+    eviction_hard: Thresholds,
     /// The machine's interface that leads into its tenant's network. Without it, the node makes a pod network of its own.
     #[arg(long)]
     uplink: Option<String>,
@@ -116,6 +121,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         allow_privileged: options.allow_privileged,
         cluster_domain: options.cluster_domain,
         max_pods: options.max_pods,
+        thresholds: options.eviction_hard,
         uplink: options.uplink,
         standalone: (options.pod_bridge, options.pod_range),
     };

@@ -179,6 +179,10 @@ pub(crate) const EXAMPLES: &[Entry] = &[
             "a thousand nodes of a tenant",
         )],
     ),
+    (
+        "sim hosts",
+        &[("skep sim hosts 10 --boot-after-ms 4000", "ten hosts whose machines take four seconds to start")],
+    ),
     ("status", &[("skep status", "what runs here"), ("skep status -o json", "the same for a program")]),
     ("tenant", &[("skep tenant create shop", "a complete, empty cluster for a customer")]),
     (

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use skep_agent::thresholds::Thresholds;
 use skep_host::{Config, Reserve};
 
 /// Runs the host daemon: makes machines of tenants on this computer.
@@ -42,6 +43,10 @@ pub(crate) struct Options {
     /// be guaranteed to ports.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     uplink_mbit: Option<u64>,
+    /// How short machines may become before pods are evicted: `memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,pid.available<5%`
+    /// is what is meant if nothing is given, and of what is not named.
+    #[arg(long, env = "SKEP_EVICTION_HARD", value_name = "THRESHOLDS")]
+    eviction_hard: Option<Thresholds>,
     /// What agents log.
     #[arg(long, default_value = "info")]
     agent_log: String,
@@ -146,6 +151,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         },
         launcher: launcher()?,
         agent_log: options.agent_log,
+        eviction_hard: options.eviction_hard.map(|t| t.to_string()),
         registries: options.registries,
         own_registry: options.registry,
         labels: options.labels.into_iter().collect::<BTreeMap<_, _>>(),

@@ -2,7 +2,8 @@
 //!
 //! One informer per kind holds the metadata of all objects of all tenants; an index leads from an owner's uid to its
 //! dependents. The copies only raise the question: before anything is deleted or changed, the object and its owners are
-//! read from the API server. An owner is looked for in the dependent's own tenant and namespace (or cluster-wide),
+//! read from the API server. Before an owner that waits for its dependents, or leaves them behind, is let go, kinds whose
+//! copies are older than its deletion are asked whether they have dependents that the copies do not show. An owner is looked for in the dependent's own tenant and namespace (or cluster-wide),
 //! nowhere else.
 //!
 //! Kinds are found by discovery, again and again, so that those that come later are collected too.
@@ -15,12 +16,12 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 use serde_json::json;
 use skep_client::{
-    Client, DeleteParams, Error, Event, Informer, Level, Object, ObjectKey, ObjectPath, Patch, Resource,
-    Selection, Tenants,
+    Client, DeleteParams, Error, Event, Informer, Level, List, ListParams, Object, ObjectKey, ObjectPath,
+    Patch, Resource, Selection, Tenants,
 };
 use tokio::task::JoinSet;
 
@@ -42,6 +43,13 @@ const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Dependents that are made orphans at once.
 const ORPHANS_AT_ONCE: usize = 32;
+
+/// Kinds that are asked at once for dependents that the copies do not show.
+const KINDS_AT_ONCE: usize = 8;
+/// Objects that such a question takes at a time.
+const PAGE: u32 = 500;
+/// When an owner is looked at again whose dependents are on their way into the copies: they are there in a moment.
+const UNSEEN_RETRY: Duration = Duration::from_millis(20);
 
 /// The index of dependents by owner uid.
 const BY_OWNER: &str = "owner";
@@ -305,8 +313,7 @@ impl GarbageCollector {
         let at = resource.at(&key.tenant).namespace(&key.namespace).name(&key.name);
         let dependents = self.dependents(&key, &object.uid);
         if let Some(plan) = plan::leaving(&object.metadata, &as_seen(&object.uid, &dependents)) {
-            self.let_leave(&object, &at, &dependents, plan).await?;
-            return Ok(Next::Wait);
+            return self.let_leave(&object, &at, &dependents, plan).await;
         }
         if object.metadata.owner_references.is_empty() || self.owners_are_known(&object) {
             return Ok(Next::Wait);
@@ -381,7 +388,10 @@ impl GarbageCollector {
         at: &ObjectPath,
         dependents: &[(Resource, Arc<Object<Item>>)],
         plan: Plan,
-    ) -> Result<(), SyncError> {
+    ) -> Result<Next, SyncError> {
+        if matches!(plan, Plan::Release(_) | Plan::Orphan) && self.has_unseen(object).await? {
+            return Ok(Next::After(UNSEEN_RETRY));
+        }
         match plan {
             Plan::Wait => {
                 for (resource, dependent) in dependents {
@@ -398,7 +408,67 @@ impl GarbageCollector {
             }
             Plan::Keep | Plan::Refer(_) | Plan::Delete(..) => {}
         }
-        Ok(())
+        Ok(Next::Wait)
+    }
+
+    /// Whether an owner has dependents that the copies do not show yet. A copy that has come as far as the owner's deletion
+    /// shows all that were made before; the others, most of which are merely quiet, are not trusted but asked.
+    async fn has_unseen(&self, owner: &Object<Item>) -> Result<bool, SyncError> {
+        let behind: Vec<Arc<Monitor>> = {
+            let monitors = self.monitors.read();
+            let in_reach = |m: &&Arc<Monitor>| owner.key.namespace.is_empty() || m.served.namespaced;
+            let behind = |m: &&Arc<Monitor>| m.informer.position() < owner.revision;
+            monitors.by_resource.values().filter(in_reach).filter(behind).cloned().collect()
+        };
+        let each: Vec<BoxFuture<'_, Result<bool, Error>>> = behind
+            .iter()
+            .map(|monitor| -> BoxFuture<'_, _> { Box::pin(self.has_unseen_in(monitor, owner)) })
+            .collect();
+        let mut answers = futures::stream::iter(each).buffer_unordered(KINDS_AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            if answer? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn has_unseen_in(&self, monitor: &Monitor, owner: &Object<Item>) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Found {
+            metadata: FoundMeta,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct FoundMeta {
+            uid: Box<str>,
+            owner_references: Vec<OwnerRef>,
+        }
+        let at = monitor.served.resource.at(&owner.key.tenant).namespace(&owner.key.namespace);
+        let mut params = ListParams { limit: PAGE, ..ListParams::default() };
+        let known = monitor.informer.by_index(BY_OWNER, &owner.key.tenant, &owner.uid);
+        let known: FxHashSet<&str> = known.iter().map(|k| &*k.uid).collect();
+        loop {
+            let bytes = match self.client.list_bytes(&at, &params, true).await {
+                Ok(bytes) => bytes,
+                // The kind has gone, and its objects with it.
+                Err(e) if e.is_not_found() => return Ok(false),
+                Err(e) => return Err(e),
+            };
+            let page: List<Found> = serde_json::from_slice(&bytes)
+                .map_err(|e| Error::Answer(format!("the metadata of all at {at}: {e}")))?;
+            let unseen = |found: &Found| {
+                found.metadata.owner_references.iter().any(|r| *r.uid == *owner.uid)
+                    && !known.contains(&*found.metadata.uid)
+            };
+            if page.items.iter().any(unseen) {
+                return Ok(true);
+            }
+            params.continue_token = page.metadata.continue_token;
+            if params.continue_token.is_empty() {
+                return Ok(false);
+            }
+        }
     }
 
     /// Writes an object's owner references, at the version that was read; returns the new version.

@@ -63,6 +63,11 @@ async fn limits_are_set_and_changed_while_it_runs() {
     };
     pod.create(spec).await.unwrap();
     let pid = pod.start("c").await.unwrap();
+    let begun = std::time::Instant::now();
+    while !machine.output("c").starts_with("123\n") {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", machine.output("c"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "500\n");
     assert_eq!(pod.stats("c").unwrap().memory_limit_bytes, Some(32 << 20));
     let read = |file: &str| {
@@ -89,6 +94,5 @@ async fn limits_are_set_and_changed_while_it_runs() {
     assert!(stats.cpu_usage_ns > 0 && stats.memory_usage_bytes > 0 && stats.pids == 1, "{stats:?}");
     let network = skep_runtime::stats::network_stats(pid).unwrap();
     assert!(network.devices.is_empty(), "only loopback: {network:?}");
-    assert!(machine.output("c").starts_with("123\n"));
     machine.finish().await;
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use http::Method;
 use serde_json::{Value, json};
-use skep_client::Client;
+use skep_api::compute::Host;
+use skep_client::{Client, List, ListParams, Resource, Tenants};
 use skep_runtime::images::{ImageStore, Scope, UnpackLimits};
 
 use crate::apiserver::default_data;
@@ -89,6 +90,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         if options.remove {
             return demo.remove().await;
         }
+        demo.containers_run().await?;
         demo.load(&options.data)?;
         for tenant in TENANTS {
             demo.make_tenant(tenant).await?;
@@ -118,6 +120,22 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 impl Demo {
     fn say(&self, what: &str) {
         println!("{:>7.2} s  {what}", self.begun.elapsed().as_secs_f64());
+    }
+
+    /// Whether there is anything to see: a host that is no simulation.
+    async fn containers_run(&self) -> anyhow::Result<()> {
+        let at = Resource::of::<Host>().at(Tenants::Own);
+        let hosts: List<Host> =
+            self.client.list(&at, &ListParams::default()).await.context("asking for hosts")?;
+        let simulated =
+            |h: &Host| h.metadata.labels.iter().flatten().any(|(k, _)| k == skep_sim::SIMULATED_LABEL);
+        if hosts.items.iter().all(simulated) {
+            bail!(
+                "no containers run here, so there is nothing to show: start skep as root on a computer that can run machines; \
+                 `skep doctor` says what is missing"
+            );
+        }
+        Ok(())
     }
 
     fn load(&self, data: &std::path::Path) -> anyhow::Result<()> {

@@ -208,7 +208,7 @@ fn machines(data: &Path) -> Check {
         Err(error) => limited(
             MACHINES,
             error.story(),
-            "no containers run here: there is the control plane, and nodes can be simulated with `skep sim`",
+            "no containers run here: a simulated host shows machines, nodes and pods as running, and nothing is executed",
             "start skep as root on a computer whose kernel allows namespaces and control groups",
         ),
     }

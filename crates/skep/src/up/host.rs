@@ -9,6 +9,7 @@ use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use skep_agent::thresholds::Thresholds;
 use skep_apiserver::app::App;
 use skep_base::TenantName;
 use skep_client::Backoff;
@@ -38,6 +39,8 @@ pub(super) struct Common {
     pub(super) cpu_percent: u64,
     /// What the uplink of each carries.
     pub(super) uplink_mbit: Option<u64>,
+    /// How short machines may become before pods are evicted.
+    pub(super) eviction_hard: Option<Thresholds>,
     /// The port of tenants' networks, the same on all.
     pub(super) vxlan_port: u16,
     /// How many hosts share the computer.
@@ -148,6 +151,9 @@ fn start(app: &App, place: &Place, common: &Common) -> anyhow::Result<Child> {
     }
     if let Some(mbit) = common.uplink_mbit {
         command.arg("--uplink-mbit").arg(mbit.to_string());
+    }
+    if let Some(thresholds) = &common.eviction_hard {
+        command.arg("--eviction-hard").arg(thresholds.to_string());
     }
     if let Some(address) = place.address {
         command.arg("--address").arg(address.to_string());

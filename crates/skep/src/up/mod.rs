@@ -4,6 +4,7 @@ mod checks;
 mod host;
 mod hosts;
 mod run_file;
+mod simulated;
 mod stop;
 mod watch;
 
@@ -17,6 +18,7 @@ use crate::apiserver;
 use crate::output::paint;
 use checks::{Check, Level};
 use run_file::RunFile;
+use skep_agent::thresholds::Thresholds;
 
 pub(crate) use checks::Options as DoctorOptions;
 pub(crate) use checks::run as doctor;
@@ -44,6 +46,10 @@ pub(crate) struct Options {
     /// What a host's uplink carries, in Mbit/s each way; found out where it is hardware. Without it nothing can be guaranteed to ports.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     uplink_mbit: Option<u64>,
+    /// How short machines may become before pods are evicted: `memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,pid.available<5%`
+    /// is what is meant if nothing is given, and of what is not named.
+    #[arg(long, env = "SKEP_EVICTION_HARD", value_name = "THRESHOLDS")]
+    eviction_hard: Option<Thresholds>,
     /// Where the image registry listens; clients and machines of other computers reach it only at an address that is not loopback.
     #[arg(long, env = "SKEP_REGISTRY_LISTEN", default_value = "127.0.0.1:5000")]
     registry_listen: std::net::SocketAddr,
@@ -106,16 +112,46 @@ pub(crate) fn run(mut options: Options) -> anyhow::Result<()> {
     let mut child = detach(&options)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let host = !options.no_host && checks::can_run_machines(&checks);
     let log = options.server.data.join(LOG);
     let ended = || {
         let status = child.try_wait().ok().flatten()?;
         Some(format!("it ended with {status}; the reason is at the end of {}", log.display()))
     };
-    let hosts = if host { hosts::places(&options.server.data).len() } else { 0 };
+    let places = hosts::places(&options.server.data);
+    let hosts = Hosting::decide(options.no_host, &checks).count(places.len());
     runtime.block_on(watch::until_up(&options.server.data, hosts, ended))?;
     print_next(&options.server.data);
     Ok(())
+}
+
+/// Where machines run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hosting {
+    /// Nowhere: the control plane only.
+    None,
+    /// On this computer.
+    Real,
+    /// On a host that only shows them: this computer cannot run any, and what does not need containers can be tried all the same.
+    Simulated,
+}
+
+impl Hosting {
+    fn decide(no_host: bool, checks: &[Check]) -> Hosting {
+        match (no_host, checks::can_run_machines(checks)) {
+            (true, _) => Hosting::None,
+            (false, true) => Hosting::Real,
+            (false, false) => Hosting::Simulated,
+        }
+    }
+
+    /// How many hosts there are, if a computer that runs machines is so many.
+    fn count(self, places: usize) -> usize {
+        match self {
+            Hosting::None => 0,
+            Hosting::Real => places,
+            Hosting::Simulated => 1,
+        }
+    }
 }
 
 /// Several hosts reach this computer's servers at its address on their wire, and not at its loopback.
@@ -153,11 +189,11 @@ fn serve(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let checks = checks::all(&options.server.data, None, None);
-    let with_host = !options.no_host && checks::can_run_machines(&checks);
+    let hosting = Hosting::decide(options.no_host, &checks);
     let (data, foreground) = (options.server.data.clone(), options.foreground);
     let names = options.server.names.clone();
     let places = hosts::places(&data);
-    let count = if with_host { places.len() } else { 0 };
+    let count = hosting.count(places.len());
     let result = runtime.block_on(apiserver::serve(options.server, |app, down| {
         let mut roles = crate::control_plane::roles(app, down);
         if let Err(error) = RunFile::write(&data, &app.config.base_url) {
@@ -174,7 +210,13 @@ fn serve(options: Options) -> anyhow::Result<()> {
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "there is no image registry"),
             }
         }
-        if with_host {
+        match hosting {
+            Hosting::Simulated => roles.push(simulated::play(app, down)),
+            // Of an earlier start without the rights that this one has: what it showed as running is made anew.
+            Hosting::Real => roles.push(simulated::remove(app, down)),
+            Hosting::None => {}
+        }
+        if hosting == Hosting::Real {
             let vxlan_port = host::vxlan_port(&data).unwrap_or_else(|error| {
                 tracing::warn!(%error, "the port of tenants' networks cannot be kept; it is the standard one");
                 crate::host::VXLAN_PORT
@@ -182,6 +224,7 @@ fn serve(options: Options) -> anyhow::Result<()> {
             let common = host::Common {
                 cpu_percent: options.cpu_percent,
                 uplink_mbit: options.uplink_mbit,
+                eviction_hard: options.eviction_hard,
                 vxlan_port,
                 count: places.len() as u64,
                 registry,
