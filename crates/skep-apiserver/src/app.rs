@@ -134,7 +134,7 @@ impl App {
             authorizer: Authorizer::new(),
             openapi: crate::openapi::Documents::default(),
             tunnels: crate::rest::stream::Tunnels::default(),
-            fair: Fair::new(crate::fair::PLACES, crate::fair::QUEUE),
+            fair: Fair::new(crate::fair::places(), crate::fair::QUEUE),
             metrics: crate::metrics::Metrics::default(),
             audit: std::sync::OnceLock::new(),
             followed: Followed::default(),

@@ -15,9 +15,20 @@ use tokio::sync::oneshot;
 
 use crate::status::ApiError;
 
-/// Requests worked on at once. Most of a request's time is waiting for the disk, together with others: fewer
-/// places would make commit groups smaller, many more would only move the queue to the sequencer.
-pub const PLACES: usize = 384;
+/// Requests worked on at once, for each processor. Half of a request's time is waiting for the disk, together with others: much
+/// fewer places would make commit groups smaller; more would only move the queue to where nobody is fair, for whoever has a
+/// place shares the processors with all others that have one.
+const PLACES_PER_PROCESSOR: usize = 48;
+
+/// Places on a computer with one processor or two.
+const PLACES_MIN: usize = 96;
+
+/// Requests worked on at once.
+#[must_use]
+pub fn places() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    (processors * PLACES_PER_PROCESSOR).max(PLACES_MIN)
+}
 
 /// Waiting requests of one tenant. At some 10,000 requests a second these are served in well under a second;
 /// a client that waits longer is better told to come back.

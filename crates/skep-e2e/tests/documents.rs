@@ -93,6 +93,33 @@ fn every_example_is_run() {
     }
 }
 
+/// The cells of a row of a table.
+fn cells(line: &str) -> Vec<&str> {
+    line.trim().trim_matches('|').split(" | ").map(str::trim).collect()
+}
+
+#[test]
+fn the_first_screen_repeats_figures_that_were_measured() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let (readme, specification) = (read("README.md"), read("SPECIFICATION.md"));
+    let start = readme.find("| | | Figure |").expect("the table of figures");
+    let mut compared = 0;
+    for line in readme[start..].lines().skip(2).take_while(|l| l.starts_with('|')) {
+        let row = cells(line);
+        for (value, figure) in row[1].split("; ").zip(row[2].split("; ")) {
+            let promised = specification.lines().map(cells).find(|c| c[0] == figure);
+            let promised = promised.unwrap_or_else(|| panic!("{figure} is no figure of SPECIFICATION.md"));
+            let measured = promised.last().unwrap();
+            assert!(
+                measured.contains(value),
+                "{figure}: README.md says {value}, SPECIFICATION.md {measured}"
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared >= 6, "only {compared} figures are compared");
+}
+
 /// A computer for the shells: a network of its own with nothing behind it, and folders of its own where a newcomer's computer has none.
 fn preamble(folder: &Path) -> String {
     let f = folder.display();

@@ -39,10 +39,23 @@ async fn it_starts_says_what_it_does_and_keeps_what_it_has() {
     assert!(status.contains(&cloud.listen) && status.contains("tenants         1\n"), "{status}");
     let status: Value = serde_json::from_slice(&cloud.skep(&["status", "-o", "json"]).stdout).unwrap();
     assert!(status["tenants"] == 1 && status["registry"].is_string(), "{status}");
+    // The operator's kubeconfig has a context for it, also after a start.
+    let named = |context: &str| {
+        let mut kubectl = std::process::Command::new(skep_e2e::tool("kubectl"));
+        kubectl.args(["--context", context, "get", "configmap", "kept", "-o", "name"]);
+        kubectl.env("KUBECONFIG", cloud.data().join("admin.kubeconfig")).env("HOME", cloud.directory.path());
+        text(&kubectl.output().unwrap())
+    };
+    assert_eq!(named("shop"), "configmap/kept\n");
     cloud.down(&[]);
     assert!(!cloud.skep(&["status"]).status.success(), "nothing runs");
     cloud.up();
     cloud.client().read::<Value>(&map.name("kept")).await.unwrap();
+    assert_eq!(named("shop"), "configmap/kept\n");
+    let deleted = cloud.skep(&["tenant", "delete", "shop"]);
+    assert!(deleted.status.success(), "{}", text(&deleted));
+    assert!(named("shop").contains("context was not found for specified context: shop"), "{}", named("shop"));
+    assert!(named("skep").contains("NotFound"), "{}", named("skep"));
 }
 
 #[tokio::test]

@@ -126,6 +126,8 @@ pub(crate) async fn serve(
     }
     let server = Server::bind(app.clone(), listener)?;
     let path = options.data.join("admin.kubeconfig");
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    let kubeconfig = crate::contexts::renewed(&before, &kubeconfig).context("keeping tenants' contexts")?;
     skep_auth::pki::write_private(&path, &kubeconfig)
         .with_context(|| format!("writing {}", path.display()))?;
     let stats = store.stats();

@@ -14,9 +14,9 @@ use crate::signals::{Shutdown, ended};
 /// Starts a role beside the API server. Its client goes through the in-process transport, as its own user.
 type Start = fn(&Arc<App>, Shutdown) -> Running;
 
-/// The roles, in the order in which they start. Another one joins here. They need no leader election: the store has one
+/// The roles by name, in the order in which they start. Another one joins here. They need no leader election: the store has one
 /// server, and they are in it.
-const ROLES: &[Start] = &[controllers, scheduler];
+const ROLES: &[(&str, Start)] = &[("controllers", controllers), ("scheduler", scheduler)];
 
 fn controllers(app: &Arc<App>, shutdown: Shutdown) -> Running {
     let client = system_client(app, "system:kube-controller-manager");
@@ -45,5 +45,29 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 
 /// Starts all roles of a control plane beside an API server.
 pub(crate) fn roles(app: &Arc<App>, shutdown: &Shutdown) -> Vec<Running> {
-    ROLES.iter().map(|start| start(app, shutdown.clone())).collect()
+    ROLES.iter().map(|(name, start)| apart(name, *start, app, shutdown)).collect()
+}
+
+/// Runs a role on threads of its own. On the server's, one task that follows what all tenants write would have to wait for its
+/// turn among hundreds of tasks that answer a tenant in a hurry, and every other tenant's pods with it; here the kernel shares the
+/// processors between the roles.
+fn apart(name: &'static str, start: Start, app: &Arc<App>, shutdown: &Shutdown) -> Running {
+    let (app, shutdown) = (app.clone(), shutdown.clone());
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(async { start(&app, shutdown).await }),
+            Err(error) => tracing::error!(%error, "{name} cannot start: there are no threads"),
+        }
+        // Nobody waits any more when the server has ended before its roles.
+        let _ = done.send(());
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    Box::pin(async move {
+        if let Err(error) = thread {
+            tracing::error!(%error, "{name} cannot start: there is no thread");
+        }
+        let _ = ended.await;
+    })
 }

@@ -8,6 +8,7 @@ mod apiserver;
 mod audit;
 mod bench;
 mod config;
+mod contexts;
 mod control_plane;
 mod controllers;
 mod demo;

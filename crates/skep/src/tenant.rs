@@ -1,10 +1,13 @@
 //! `skep tenant`: tenants from the command line.
 
+use std::path::Path;
+
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use skep_client::Client;
 
+use crate::contexts::{self, Added};
 use crate::exit::{Code, code, failure};
 use crate::operator::Operator;
 use crate::output::{Format, Output, Table, show};
@@ -33,6 +36,9 @@ enum Command {
         /// A limit over all its namespaces, NAME=AMOUNT; may be repeated.
         #[arg(long = "quota", value_parser = pair)]
         quota: Vec<(String, String)>,
+        /// Add no context for the tenant's administrator to the kubeconfig that this command uses.
+        #[arg(long)]
+        no_context: bool,
     },
     /// Deletes tenants and everything in them.
     Delete {
@@ -60,13 +66,13 @@ enum Command {
         /// The tenant's name.
         name: String,
         /// The user that the credential is for.
-        #[arg(long, default_value = "admin")]
+        #[arg(long, default_value = ADMINISTRATOR)]
         user: String,
         /// The user's groups; without any, the tenant's administrators.
         #[arg(long = "group")]
         groups: Vec<String>,
         /// How long the credential is good for, in days.
-        #[arg(long, default_value_t = 365)]
+        #[arg(long, default_value_t = CREDENTIAL_DAYS)]
         days: u32,
     },
 }
@@ -79,6 +85,10 @@ fn pair(text: &str) -> Result<(String, String), String> {
         _ => Err("write NAME=AMOUNT, such as pods=100".to_owned()),
     }
 }
+
+/// Who a tenant's credentials are for, and for how many days, if nothing else is said.
+const ADMINISTRATOR: &str = "admin";
+const CREDENTIAL_DAYS: u32 = 365;
 
 const TENANTS: &str = "/apis/tenancy.skep.io/v1/tenants";
 
@@ -96,14 +106,20 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     runtime.block_on(async move {
         let client = options.operator.client()?;
         match options.command {
-            Command::Create { name, display_name, weight, quota } => {
-                create(&client, &name, display_name, weight, quota).await
+            Command::Create { name, display_name, weight, quota, no_context } => {
+                create(&client, &name, display_name, weight, quota).await?;
+                if !no_context {
+                    add_context(&client, &options.operator.kubeconfig(), &name).await;
+                }
+                Ok(())
             }
-            Command::Delete { names, no_wait } => delete_all(&client, &names, no_wait).await,
+            Command::Delete { names, no_wait } => {
+                delete_all(&client, &options.operator.kubeconfig(), &names, no_wait).await
+            }
             Command::List { output } => list(&client, output.output).await,
             Command::Show { name, output } => show_one(&client, &name, output.output).await,
             Command::Kubeconfig { name, user, groups, days } => {
-                kubeconfig(&client, &name, &user, &groups, days).await
+                crate::output::print(&kubeconfig(&client, &name, &user, &groups, days).await?)
             }
         }
     })
@@ -132,12 +148,35 @@ async fn create(
     crate::output::print(&format!("tenant {name} created\n"))
 }
 
+/// The tenant is there whatever becomes of its context.
+async fn add_context(client: &Client, path: &Path, name: &str) {
+    let added = match kubeconfig(client, name, ADMINISTRATOR, &[], CREDENTIAL_DAYS).await {
+        Ok(own) => contexts::add(path, name, &own),
+        Err(error) => Err(error),
+    };
+    let file = path.display();
+    let remedy = format!("`skep tenant kubeconfig {name}` gives the tenant's own");
+    match added {
+        Ok(Added::Yes) => eprintln!(
+            "context {name} added to {file}: kubectl --kubeconfig {file} --context {name} get namespaces"
+        ),
+        Ok(Added::Taken) => {
+            eprintln!("{file} has a context {name} that leads elsewhere, and keeps it; {remedy}")
+        }
+        Err(error) => eprintln!("no context was added to {file}: {error:#}; {remedy}"),
+    }
+}
+
 /// All that can be: one that is missing does not keep the others.
-async fn delete_all(client: &Client, names: &[String], no_wait: bool) -> anyhow::Result<()> {
+async fn delete_all(client: &Client, path: &Path, names: &[String], no_wait: bool) -> anyhow::Result<()> {
     let mut broken = Vec::new();
     for name in names {
         match delete(client, name, no_wait).await {
-            Ok(()) => {}
+            Ok(()) => {
+                if let Err(error) = contexts::remove(path, name) {
+                    eprintln!("{} keeps the context {name}: {error:#}", path.display());
+                }
+            }
             Err(error) if names.len() == 1 => return Err(error),
             Err(error) => broken.push(error),
         }
@@ -230,10 +269,10 @@ async fn kubeconfig(
     user: &str,
     groups: &[String],
     days: u32,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     let spec = json!({"user": user, "groups": groups, "expirationSeconds": u64::from(days) * 86_400});
     let request = json!({"apiVersion": "tenancy.skep.io/v1", "kind": "TenantKubeconfig", "spec": spec});
     let answer: Value = client.post(&format!("{TENANTS}/{name}/kubeconfig"), &request).await?;
     let text = answer["status"]["kubeconfig"].as_str().context("the answer holds no kubeconfig")?;
-    crate::output::print(text)
+    Ok(text.to_owned())
 }
