@@ -10,6 +10,7 @@ use serde::Deserialize;
 use skep_api::Object;
 use skep_api::network::{GROUP, Network, Port, Subnet};
 
+use crate::pods;
 use crate::refusal::Refusal;
 use crate::review::{Operation, PODS, PORT_ADDRESSES, Review, SUBNETS};
 
@@ -139,7 +140,7 @@ fn of_node(review: &Review<'_>, node: &str, object: Option<&dyn Object>) -> Resu
     match (review.operation, old, new) {
         (Operation::Create, _, Some(port)) => {
             let pod = own_pod(review, node, port)?;
-            as_the_pod_says(review, port, &pod)
+            as_the_pod_says(review, node, port, &pod)
         }
         (Operation::Update, Some(old), Some(port)) => {
             // One that was made beforehand, and named in the pod's own name: the node says that it is there now.
@@ -174,7 +175,7 @@ fn own_pod(review: &Review<'_>, node: &str, port: &Port) -> Result<Pod, Refusal>
 }
 
 /// A node decides nothing about a port: the pod's annotations do.
-fn as_the_pod_says(review: &Review<'_>, port: &Port, pod: &Pod) -> Result<(), Refusal> {
+fn as_the_pod_says(review: &Review<'_>, node: &str, port: &Port, pod: &Pod) -> Result<(), Refusal> {
     let annotation =
         |name: &str| pod.metadata.annotations.as_ref().and_then(|a| a.get(name)).map(String::as_str);
     let list = |name: &str| -> Vec<&str> {
@@ -207,8 +208,12 @@ fn as_the_pod_says(review: &Review<'_>, port: &Port, pod: &Pod) -> Result<(), Re
         return refuse("qosPolicyName");
     }
     let uid = pod.metadata.uid.as_deref();
-    let owned =
-        port.metadata.owner_references.iter().flatten().any(|o| o.kind == "Pod" && Some(&*o.uid) == uid);
+    let mut owners = port.metadata.owner_references.iter().flatten();
+    let owned = match pods::is_mirror(pod) {
+        false => owners.any(|o| o.kind == "Pod" && Some(&*o.uid) == uid),
+        // A mirror comes and goes while its pod runs.
+        true => owners.any(|o| o.kind == "Node" && o.name == node),
+    };
     if !owned {
         return Err(review.forbid("metadata.ownerReferences must name the pod: its port goes when it goes"));
     }

@@ -70,6 +70,28 @@ fn a_node_makes_ports_of_its_pods_as_they_say() {
 }
 
 #[test]
+fn the_port_of_a_static_pod_is_its_nodes() {
+    let mut world = world();
+    world.put(
+        "",
+        "pods",
+        r#"{"metadata":{"name":"static","namespace":"ns","uid":"u-static","annotations":{"kubernetes.io/config.mirror":"x"}},
+            "spec":{"nodeName":"n1"}}"#,
+    );
+    let by_node = || Request { node: Some("n1".into()), ..Request::create(world.clone()) };
+    let mut object: Value = serde_json::from_str(&port("static", json!({}))).unwrap();
+    assert!(by_node().admit::<Port>(&object.to_string(), None).is_err(), "mirrors come and go");
+    for (node, good) in [("n1", true), ("n2", false)] {
+        object["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "v1", "kind": "Node", "name": node, "uid": "u"}]);
+        assert_eq!(by_node().admit::<Port>(&object.to_string(), None).is_ok(), good);
+        let mut other: Value = serde_json::from_str(&port("web", json!({}))).unwrap();
+        other["metadata"]["ownerReferences"] = object["metadata"]["ownerReferences"].clone();
+        assert!(by_node().admit::<Port>(&other.to_string(), None).is_err(), "no other pod's");
+    }
+}
+
+#[test]
 fn a_port_says_what_its_pod_is() {
     let mut world = world();
     world.put(

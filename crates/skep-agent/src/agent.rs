@@ -71,6 +71,8 @@ pub struct Config {
     pub thresholds: Thresholds,
     /// The interface that leads into the tenant's network; without one the node has a pod network by itself.
     pub uplink: Option<String>,
+    /// A folder with manifests of static pods; made if it is not there.
+    pub pod_manifest_path: Option<PathBuf>,
     /// The pod network of a node by itself: its bridge and range.
     pub standalone: (String, Range),
 }
@@ -195,6 +197,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     std::fs::create_dir_all(&config.data)?;
     let layout = Layout { data: config.data.clone(), host_root: config.host_root.clone() };
     volume::prepare(&layout)?;
+    if let Some(folder) = &config.pod_manifest_path {
+        // The kernel tells of changes in a folder that is there.
+        std::fs::create_dir_all(folder)?;
+    }
     let access = Access::load(&config.kubeconfig).map_err(skep_client::Error::from)?;
     let route = config.api_socket.clone().map_or(Route::Tcp, Route::Unix);
     let client = Client::connect(access, route.clone(), 1)?;
@@ -275,7 +281,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let (registered, known) = (Arc::new(Notify::new()), Notify::new());
     events.node(&config.node, Level::Normal, "Starting", "Starting kubelet.");
     tracing::info!(node = config.node, data = %config.data.display(), "node agent started");
-    let pods = Pods::new(node.clone(), object.clone());
+    let pods = Pods::new(node.clone(), object.clone(), config.pod_manifest_path.clone());
     let streams = Streams::new(node.clone(), pods.handle());
     let stats = Stats::new(node.clone(), pods.handle());
     let sampling = stats.clone().run();

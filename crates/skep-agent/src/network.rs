@@ -20,6 +20,8 @@ pub struct PodIdentity {
     pub name: String,
     /// Its annotations, which may ask for an address.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// For a static pod the uid of its node: the API server does not know the pod itself.
+    pub static_of: Option<String>,
 }
 
 /// What a pod got.

@@ -14,14 +14,19 @@ use crate::admission;
 use crate::container::labels;
 use crate::context::Node;
 use crate::events::Level;
+use crate::mirrors::Statics;
 use crate::node::NodeObject;
 use crate::spec;
 use crate::state;
+use crate::static_pods::{FullName, full_name};
 use crate::streams::LiveCell;
 use crate::worker::{self, Desired, Worker};
 
 /// How often the disk and the runtime are searched for what belongs to no pod.
 const SWEEP: Duration = Duration::from_secs(120);
+
+/// How long static pods wait for what the API server knows of them from before. Then they run without.
+const MIRRORS_KNOWN: Duration = Duration::from_secs(5);
 
 /// News about pods.
 enum News {
@@ -31,6 +36,8 @@ enum News {
     Gone(Arc<Pod>),
     /// The worker of this pod has done its work.
     Done(String),
+    /// What files on this node ask for.
+    Static(BTreeMap<FullName, Arc<Pod>>),
 }
 
 /// A pod that has a worker.
@@ -98,18 +105,33 @@ pub struct Pods {
     handle: PodsHandle,
     /// Pods that a former agent has running: they were let in once, and are not turned away now.
     found: HashMap<String, Vec<Found>>,
+    statics: Arc<Statics>,
+    /// Where static pods' manifests lie.
+    manifests: Option<PathBuf>,
 }
 
 impl Pods {
-    /// Begins to follow the pods that are bound to this node.
+    /// Begins to follow the pods that are bound to this node, and those that a folder asks for.
     #[must_use]
-    pub fn new(node: Arc<Node>, object: Arc<NodeObject>) -> Pods {
+    pub fn new(node: Arc<Node>, object: Arc<NodeObject>, manifests: Option<PathBuf>) -> Pods {
         let selection = Selection::all(Resource::of::<Pod>(), Tenants::Own)
             .fields(&format!("spec.nodeName={}", node.name));
         let informer = Informer::<Pod>::builder(&node.client, selection).build();
         let (tell, news) = mpsc::unbounded_channel();
         let handle = PodsHandle { pods: Arc::default() };
-        Pods { node, object, news, tell, informer, handle, found: HashMap::new() }
+        let statics =
+            Statics::new(node.client.clone(), node.name.clone(), object.clone(), node.events.clone());
+        Pods {
+            node,
+            object,
+            news,
+            tell,
+            informer,
+            handle,
+            found: HashMap::new(),
+            statics: Arc::new(statics),
+            manifests,
+        }
     }
 
     /// A handle for others.
@@ -129,25 +151,80 @@ impl Pods {
                 _ => News::Pod(pod),
             });
         });
+        let mut tasks = tokio::task::JoinSet::new();
         let running = self.informer.clone();
-        let task = tokio::spawn(async move { running.run().await });
+        tasks.spawn(async move { running.run().await });
+        self.start_statics(&mut tasks);
         let mut sweep = tokio::time::interval(SWEEP);
         let synced = self.informer.clone();
         let mut is_synced = false;
+        // Until it is known what files ask for, their pods are nobody's.
+        let mut is_read = self.manifests.is_none();
         loop {
             tokio::select! {
                 news = self.news.recv() => match news {
-                    Some(news) => self.take(news),
+                    Some(news) => {
+                        if matches!(news, News::Static(_)) && !std::mem::replace(&mut is_read, true) {
+                            sweep.reset_immediately();
+                        }
+                        self.take(news);
+                    }
                     None => break,
                 },
                 () = synced.synced(), if !is_synced => {
                     is_synced = true;
                     sweep.reset_immediately();
                 }
-                _ = sweep.tick(), if is_synced => self.sweep().await,
+                _ = sweep.tick(), if is_synced && is_read => self.sweep().await,
             }
         }
-        task.abort();
+    }
+
+    fn start_statics(&self, tasks: &mut tokio::task::JoinSet<()>) {
+        let (statics, informer) = (self.statics.clone(), self.informer.clone());
+        tasks.spawn(async move {
+            informer.synced().await;
+            statics.keep().await;
+        });
+        if let Some(folder) = self.manifests.clone() {
+            let (statics, informer, tell) = (self.statics.clone(), self.informer.clone(), self.tell.clone());
+            tasks.spawn(async move {
+                // They run also when nobody can be asked.
+                let _ = tokio::time::timeout(MIRRORS_KNOWN, informer.synced()).await;
+                let tell = move |pods| {
+                    let _ = tell.send(News::Static(pods));
+                };
+                statics.follow(folder, tell).await;
+            });
+        }
+    }
+
+    /// Has a worker for each static pod, and ends those that no file asks for.
+    fn follow_statics(&mut self) {
+        let wanted = self.statics.wanted();
+        let mut busy: BTreeSet<FullName> = BTreeSet::new();
+        {
+            let pods = self.handle.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            for (uid, known) in pods.iter() {
+                let desired = known.desired.borrow().clone();
+                if !spec::is_static(&desired.pod) {
+                    continue;
+                }
+                let name = full_name(&desired.pod);
+                if wanted.get(&name).is_none_or(|pod| spec::uid(pod) != uid) && !desired.gone {
+                    known.desired.send_modify(|d| d.gone = true);
+                }
+                busy.insert(name);
+            }
+        }
+        for (name, pod) in &wanted {
+            // Of one name runs one at a time: a changed one waits until the other has ended.
+            if !busy.contains(name) {
+                self.add(spec::uid(pod).to_owned(), self.statics.with_status(pod));
+            }
+        }
+        let ending = busy.into_iter().filter(|name| !wanted.contains_key(name)).collect();
+        self.statics.set_ending(ending);
     }
 
     /// Which pods a former agent has running.
@@ -170,7 +247,17 @@ impl Pods {
         match news {
             News::Done(uid) => {
                 pods.remove(&uid);
+                drop(pods);
+                self.statics.forget(&uid);
+                self.follow_statics();
             }
+            News::Static(wanted) => {
+                drop(pods);
+                self.statics.set_wanted(wanted);
+                self.follow_statics();
+            }
+            News::Pod(pod) if spec::is_mirror(&pod) => self.statics.saw(&pod),
+            News::Gone(pod) if spec::is_mirror(&pod) => self.statics.gone(&pod),
             News::Gone(pod) => {
                 if let Some(known) = pods.get(spec::uid(&pod)) {
                     known.desired.send_modify(|d| {
@@ -180,6 +267,7 @@ impl Pods {
                 }
             }
             News::Pod(pod) => {
+                let pod = from_api(pod);
                 let uid = spec::uid(&pod).to_owned();
                 if let Some(known) = pods.get(&uid) {
                     known.desired.send_modify(|d| d.pod = pod);
@@ -210,6 +298,10 @@ impl Pods {
         let desired = Desired { pod, gone: false, ended, grace_seconds: None };
         let (sender, receiver) = watch::channel(desired);
         let live = LiveCell::default();
+        let mirror = {
+            let pod = &sender.borrow().pod;
+            spec::is_static(pod).then(|| self.statics.mirror_uid(pod))
+        };
         let worker = Worker::new(
             self.node.clone(),
             receiver,
@@ -217,6 +309,7 @@ impl Pods {
             live.clone(),
             self.handle.clone(),
             self.object.clone(),
+            mirror,
         );
         let (tell, done) = (self.tell.clone(), uid.clone());
         let mut pods = self.handle.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -277,6 +370,19 @@ impl Pods {
             }
         }
     }
+}
+
+/// A pod of the API server's cannot say that it is of this node's files, which would spare it what others must bear.
+fn from_api(pod: Arc<Pod>) -> Arc<Pod> {
+    if !spec::is_static(&pod) {
+        return pod;
+    }
+    let mut pod = (*pod).clone();
+    pod.metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(spec::SOURCE_ANNOTATION.to_owned(), "api".to_owned());
+    Arc::new(pod)
 }
 
 fn id_of(found: &Found) -> &str {

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use skep_client::{Client, DeleteParams, ErrorKind, ObjectPath, Patch, Resource, Tenants};
 use tokio::sync::watch;
 
+use crate::mirrors::MirrorUid;
+
 /// First and longest pause after a server that does not take a status.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -40,14 +42,18 @@ pub fn path(pod: &Pod) -> ObjectPath {
 }
 
 impl Reporter {
-    /// Begins to report about a pod.
+    /// Begins to report about a pod. What the server has of a static pod is its mirror, which comes and goes without the pod.
     #[must_use]
-    pub fn start(client: Client, pod: &Pod) -> Reporter {
+    pub fn start(client: Client, pod: &Pod, mirror: Option<MirrorUid>) -> Reporter {
         let (wanted, want) = watch::channel(Wanted::default());
         let (is_gone, gone) = watch::channel(false);
         let known = pod.status.clone().unwrap_or_default();
         let uid = crate::spec::uid(pod).to_owned();
-        let task = tokio::spawn(run(client, path(pod), uid, known, want, is_gone));
+        let at = path(pod);
+        let task = match mirror {
+            None => tokio::spawn(run(client, at, uid, known, want, is_gone)),
+            Some(mirror) => tokio::spawn(run_mirror(client, at, mirror, want)),
+        };
         Reporter { wanted, gone, task }
     }
 
@@ -115,6 +121,45 @@ async fn run(
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
+        }
+    }
+}
+
+/// Keeps the status of whatever mirror there is.
+async fn run_mirror(
+    client: Client,
+    at: ObjectPath,
+    mut mirror: MirrorUid,
+    mut want: watch::Receiver<Wanted>,
+) {
+    let mut pause = RETRY_MIN;
+    let mut known = PodStatus::default();
+    let mut told = None;
+    loop {
+        let uid = mirror.borrow_and_update().clone();
+        let wanted = want.borrow_and_update().clone();
+        if let Some(uid) = &uid {
+            // A new mirror knows nothing yet.
+            let forced = told.as_ref() != Some(uid);
+            match once(&client, &at, uid, &mut known, &wanted, forced).await {
+                Ok(false) => {
+                    told = Some(uid.clone());
+                    pause = RETRY_MIN;
+                }
+                // It has just been deleted, which the node will soon hear.
+                Ok(true) => told = None,
+                Err(error) => {
+                    told = None;
+                    tracing::debug!(pod = %at, %error, "the pod's status was not taken; it will be sent again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            changed = mirror.changed() => if changed.is_err() { return },
+            changed = want.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -88,6 +88,7 @@ impl PodNetwork for TenantNetwork {
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
                 annotations: pod.annotations.clone(),
+                static_of: pod.static_of.clone(),
             };
             let ips = self.inner.set_up(&pod, netns).await.map_err(|e| failed(&e))?;
             Ok(PodAddresses { ips: ips.iter().map(ToString::to_string).collect() })

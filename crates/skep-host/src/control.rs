@@ -17,6 +17,8 @@ pub(crate) const SOCKET: &str = "api.sock";
 pub(crate) const IMAGE_SOCKET: &str = "images.sock";
 /// Where the agent keeps its own things, in the machine's private tree.
 const AGENT_DATA: &str = "/var/lib/skep-agent";
+/// Where a tenant lays manifests of static pods, in the machine's tree: where kubeadm has them.
+const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// The interface of a machine that leads into its tenant's network.
 const UPLINK: &str = skep_hostnet::MACHINE_INTERFACE;
 /// Processes and threads per GiB of memory: several times what services use, and far from what brings a host down.
@@ -95,6 +97,7 @@ fn agent(machine: &Machine, tenant: &TenantName, settings: &Settings) -> Program
     add("--node", machine.node_name().to_owned());
     add("--uplink", UPLINK.to_owned());
     add("--data", AGENT_DATA.to_owned());
+    add("--pod-manifest-path", MANIFESTS.to_owned());
     add("--images", IMAGES_DIR.to_owned());
     add("--image-socket", text(control.join(IMAGE_SOCKET)));
     add("--image-scope", tenant.to_string());
@@ -159,7 +162,7 @@ mod tests {
         let args = spec.program.args.join(" ");
         for part in [
             "/usr/local/bin/skep agent --kubeconfig /run/skep/kubeconfig --api-socket /run/skep/api.sock --node n1 --uplink eth0",
-            "--images /var/lib/skep-images --image-socket /run/skep/images.sock --image-scope shop",
+            "--pod-manifest-path /etc/kubernetes/manifests --images /var/lib/skep-images --image-socket /run/skep/images.sock --image-scope shop",
             "--capacity cpu=500m --capacity memory=1Gi",
             "--label a=b --label compute.skep.io/machine=m1 --label compute.skep.io/node-pool=default",
             "--label node.kubernetes.io/instance-type=small",

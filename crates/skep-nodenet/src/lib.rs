@@ -71,6 +71,8 @@ pub struct PodRef {
     pub name: String,
     /// Its annotations, which may ask for addresses and more.
     pub annotations: BTreeMap<String, String>,
+    /// For a static pod the uid of its node, whose its port is then: the pod is not the API server's, and what that has of it comes and goes.
+    pub static_of: Option<String>,
 }
 
 /// Why a node's network is not as it is to be.

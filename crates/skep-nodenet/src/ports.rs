@@ -28,6 +28,8 @@ const NETWORK_ANNOTATION: &str = "network.skep.io/network";
 const ADDRESSES_ANNOTATION: &str = "network.skep.io/addresses";
 const GROUPS_ANNOTATION: &str = "network.skep.io/security-groups";
 const QOS_ANNOTATION: &str = "network.skep.io/qos-policy";
+/// A port of a static pod says with this of which: the uid is not one of the API server's.
+const STATIC_POD_ANNOTATION: &str = "network.skep.io/static-pod";
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -94,7 +96,8 @@ impl Port {
     }
 
     pub(crate) fn pod_uid(&self) -> Option<&str> {
-        self.metadata.owner_references.iter().find(|o| o.kind == "Pod").map(|o| o.uid.as_str())
+        let owner = self.metadata.owner_references.iter().find(|o| o.kind == "Pod").map(|o| o.uid.as_str());
+        owner.or_else(|| self.metadata.annotations.get(STATIC_POD_ANNOTATION).map(String::as_str))
     }
 }
 
@@ -291,14 +294,16 @@ impl Ports {
                 spec[field] = value;
             }
         }
-        json!({
-            "apiVersion": "network.skep.io/v1", "kind": "Port",
-            "metadata": {
-                "name": pod.name, "namespace": pod.namespace,
-                "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}],
-            },
-            "spec": spec,
-        })
+        let mut metadata = json!({
+            "name": pod.name, "namespace": pod.namespace,
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}],
+        });
+        if let Some(uid) = &pod.static_of {
+            metadata["ownerReferences"] =
+                json!([{"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid}]);
+            metadata["annotations"] = json!({STATIC_POD_ANNOTATION: pod.uid});
+        }
+        json!({"apiVersion": "network.skep.io/v1", "kind": "Port", "metadata": metadata, "spec": spec})
     }
 
     /// Gives back the port of a pod. One that was made beforehand stays for the next pod of the name.

@@ -65,6 +65,9 @@ pub(crate) struct Options {
     /// `nodefs.available`, `nodefs.inodesFree`, `pid.available`.
     #[arg(long, env = "SKEP_EVICTION_HARD", default_value_t, value_name = "THRESHOLDS")]
     eviction_hard: Thresholds,
+    /// A folder with manifests of static pods, which run whatever the API server says.
+    #[arg(long)]
+    pod_manifest_path: Option<PathBuf>,
     /// The machine's interface that leads into its tenant's network. Without it, the node makes a pod network of its own.
     #[arg(long)]
     uplink: Option<String>,
@@ -123,6 +126,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         max_pods: options.max_pods,
         thresholds: options.eviction_hard,
         uplink: options.uplink,
+        pod_manifest_path: options.pod_manifest_path,
         standalone: (options.pod_bridge, options.pod_range),
     };
     // One thread: an agent mostly waits, and each thread costs memory on every node.

@@ -25,6 +25,7 @@ pub(crate) use start::netns;
 use crate::container;
 use crate::context::Node;
 use crate::events::Level;
+use crate::mirrors::MirrorUid;
 use crate::node::NodeObject;
 use crate::objects::Held;
 use crate::pods::PodsHandle;
@@ -114,7 +115,7 @@ enum Next {
 }
 
 impl Worker {
-    /// A worker for a pod of this node, and for what a former agent left of it.
+    /// A worker for a pod of this node, and for what a former agent left of it. Of a static pod, `mirror` is told about.
     #[must_use]
     pub fn new(
         node: Arc<Node>,
@@ -123,9 +124,10 @@ impl Worker {
         live: LiveCell,
         pods: PodsHandle,
         object: Arc<NodeObject>,
+        mirror: Option<MirrorUid>,
     ) -> Worker {
         let first = desired.borrow().clone();
-        let reporter = Reporter::start(node.client.clone(), &first.pod);
+        let reporter = Reporter::start(node.client.clone(), &first.pod, mirror);
         let status = Arc::new(first.pod.status.clone().unwrap_or_default());
         Worker {
             reporter,

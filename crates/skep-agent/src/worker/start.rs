@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 use skep_runtime::ErrorKind;
 use skep_runtime::spec::{Network, PidNamespace, SandboxSpec};
 
@@ -211,7 +211,7 @@ impl Worker {
             let addresses = self
                 .node
                 .network
-                .set_up(&identity(&self.pod), &path)
+                .set_up(&self.identity(), &path)
                 .await
                 .map_err(|e| format!("failed to setup network for sandbox: {e}"))?;
             record(&pod_dir, &addresses)?;
@@ -264,6 +264,17 @@ impl Worker {
         self.facts.ready = true;
         self.hold_sandbox(made);
         Ok(())
+    }
+
+    fn identity(&self) -> PodIdentity {
+        let pod = &self.pod;
+        PodIdentity {
+            uid: spec::uid(pod).to_owned(),
+            namespace: spec::namespace(pod).to_owned(),
+            name: spec::name(pod).to_owned(),
+            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+            static_of: spec::is_static(pod).then(|| self.object.current().metadata.uid).flatten(),
+        }
     }
 
     fn write_files(&self, pod_dir: &Path, host: &files::HostName) -> Result<(), String> {
@@ -572,15 +583,6 @@ impl Worker {
 fn container_id() -> String {
     let bytes: [u8; 32] = rand::random();
     bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn identity(pod: &Pod) -> PodIdentity {
-    PodIdentity {
-        uid: spec::uid(pod).to_owned(),
-        namespace: spec::namespace(pod).to_owned(),
-        name: spec::name(pod).to_owned(),
-        annotations: pod.metadata.annotations.clone().unwrap_or_default(),
-    }
 }
 
 /// Writes down the pod's addresses for the next agent.
