@@ -18,10 +18,10 @@ use crate::status::ApiError;
 /// Requests worked on at once, for each processor. Half of a request's time is waiting for the disk, together with others: much
 /// fewer places would make commit groups smaller; more would only move the queue to where nobody is fair, for whoever has a
 /// place shares the processors with all others that have one.
-const PLACES_PER_PROCESSOR: usize = 48;
+const PLACES_PER_PROCESSOR: usize = 32;
 
 /// Places on a computer with one processor or two.
-const PLACES_MIN: usize = 96;
+const PLACES_MIN: usize = 64;
 
 /// Requests worked on at once.
 #[must_use]

@@ -174,7 +174,6 @@ struct Ran {
 /// Makes the pods of one group and waits until all are as wanted.
 async fn run(
     server: &Server,
-    client: &Client,
     tenants: &[TenantName],
     prefix: &'static str,
     group: &Group,
@@ -190,7 +189,8 @@ async fn run(
     let begun = Instant::now();
     let mut makers = tokio::task::JoinSet::new();
     for tenant in tenants {
-        let (client, tenant, asked) = (client.clone(), tenant.clone(), asked.clone());
+        // Each is a client of its own, as tenants are: nobody waits for another's turn on a connection.
+        let (client, tenant, asked) = (server.client()?, tenant.clone(), asked.clone());
         let at = Resource::of::<Pod>().at(&tenant).namespace("default");
         let one = move |index: usize| {
             let name = format!("{prefix}-{index}");
@@ -304,10 +304,10 @@ async fn measure(
     if options.fill > 0 {
         let fill =
             Group { name: "fill".to_owned(), tenants: tenants.len(), pods: options.fill, concurrency: 2 };
-        let ran = run(server, client, tenants, "fill", &fill, options).await?;
+        let ran = run(server, tenants, "fill", &fill, options).await?;
         figures.rate("fill", ran.until.len(), ran.all);
     }
-    let all = groups.iter().map(|(group, tenants)| run(server, client, tenants, "bench", group, options));
+    let all = groups.iter().map(|(group, tenants)| run(server, tenants, "bench", group, options));
     for ((group, _), ran) in groups.iter().zip(futures::future::join_all(all).await) {
         let ran = ran?;
         let reached = match options.until {

@@ -26,8 +26,9 @@ use crate::{SCHEDULER_NAME, Shared};
 const BATCH: usize = 32;
 /// News taken in before a decision is made.
 const NEWS: usize = 4096;
-/// Bindings of one tenant under way. More do not make the server faster, and delay what is decided after.
-const BINDING: usize = 256;
+/// Bindings of one tenant under way: enough to fill the server's groups of writes. More do not make the server faster, and delay
+/// what is decided after, for other tenants too, since all share the scheduler's threads.
+const BINDING: usize = 32;
 /// Conditions of one tenant's pods being written.
 const TELLING: usize = 32;
 /// How often a worker looks at its queue though nothing happened.
