@@ -21,6 +21,7 @@ use crate::hostports::HostPorts;
 use crate::network::{PodNetwork, Range, Standalone};
 use crate::node::{NodeFacts, NodeObject, system_info};
 use crate::objects::ObjectCache;
+use crate::pod_users::PodUsers;
 use crate::pods::Pods;
 use crate::security::Policy;
 use crate::stats::Stats;
@@ -47,6 +48,8 @@ pub struct Config {
     pub image_scope: Option<String>,
     /// A socket by which the host is asked for images; the store is then this machine's view of the host's.
     pub image_socket: Option<PathBuf>,
+    /// Where the machine's images are shown once more for each range of ids of its pods.
+    pub pod_images: Option<PathBuf>,
     /// The directory tree that pods know as their host's.
     pub host_root: PathBuf,
     /// The command of a pod's shim.
@@ -237,6 +240,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let amounts: BTreeMap<String, Quantity> =
         capacity.iter().filter_map(|(k, v)| Some((k.clone(), v.parse().ok()?))).collect();
     let runtime_tasks = runtime.tree().tasks(std::path::Path::new(""));
+    let pod_users = PodUsers::open(
+        config.data.join("users"),
+        &config.images,
+        config.pod_images.as_deref(),
+        config.max_pods,
+    )?;
     let facts = NodeFacts {
         name: config.node.clone(),
         labels: config.labels.clone(),
@@ -245,6 +254,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         allocatable: capacity.clone(),
         capacity,
         info: system_info(),
+        user_namespaces: pod_users.available(),
     };
     let name: Arc<str> = config.node.as_str().into();
     let services =
@@ -257,6 +267,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         images: images.clone(),
         network,
         host_ports: Arc::new(HostPorts::new(config.data.join("hostports"))),
+        pod_users: Arc::new(pod_users),
         objects: ObjectCache::new(client.clone()),
         services: services.clone(),
         events: events.clone(),

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use skep_runtime::spec::{
-    Access, ContainerSpec, Devices, LogSpec, Mount, MountSource, ProcessSpec, Propagation, Resources, Rootfs,
+    Access, ContainerSpec, Devices, Ids, LogSpec, Mount, MountSource, ProcessSpec, Propagation, Resources,
+    Rootfs,
 };
 
 use crate::env::{Env, expand};
@@ -52,6 +53,8 @@ pub struct Inputs<'a> {
     pub sandbox_attempt: u32,
     /// Its image.
     pub image: &'a ImageDefaults,
+    /// The image's layers as its pod sees them, and whose ids own what they hold.
+    pub layers: (Vec<PathBuf>, Ids),
     /// Its environment, complete.
     pub env: &'a Env,
     /// The pod's volumes.
@@ -173,7 +176,7 @@ pub fn container_spec(i: &Inputs<'_>) -> Result<ContainerSpec, String> {
     labels.insert(self::labels::PROCESS.to_owned(), text);
     Ok(ContainerSpec {
         id: i.id.to_owned(),
-        rootfs: Rootfs { layers: i.image.layers.clone(), upper: None },
+        rootfs: Rootfs { layers: i.layers.0.clone(), ids: i.layers.1, upper: None },
         mounts: mounts(i)?,
         process,
         read_only_root: s.read_only_root,
@@ -266,6 +269,7 @@ fn mounts(i: &Inputs<'_>) -> Result<Vec<Mount>, String> {
                 source: MountSource::Bind { path, sub_path: None },
                 access: Access::Write,
                 propagation: Propagation::Private,
+                ids: Ids::Pod,
             });
         }
     }
@@ -299,6 +303,8 @@ fn volume_mount(i: &Inputs<'_>, m: &VolumeMount) -> Result<Mount, String> {
             path: volume.path.clone(),
             sub_path: (!below.as_os_str().is_empty()).then_some(below),
         },
+        // All but what is the machine's own was made for the pod.
+        ids: if volume.of_machine { Ids::Machine } else { Ids::Pod },
         access: match (read_only, recursive) {
             (false, _) => Access::Write,
             (true, false) => Access::ReadOnly,

@@ -14,6 +14,7 @@ use crate::hostports::HostPorts;
 use crate::images::ImageSource;
 use crate::network::PodNetwork;
 use crate::objects::ObjectCache;
+use crate::pod_users::PodUsers;
 use crate::security::Policy;
 use crate::volume::Layout;
 
@@ -31,6 +32,8 @@ pub struct Node {
     pub network: Arc<dyn PodNetwork>,
     /// The machine's ports that lead to pods.
     pub host_ports: Arc<HostPorts>,
+    /// Users of pods' own.
+    pub pod_users: Arc<PodUsers>,
     /// Config maps and secrets.
     pub objects: ObjectCache,
     /// The tenant's services.

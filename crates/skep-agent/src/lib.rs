@@ -25,6 +25,7 @@ pub mod mirrors;
 pub mod network;
 pub mod node;
 pub mod objects;
+pub mod pod_users;
 pub mod pods;
 pub mod probe;
 pub mod report;

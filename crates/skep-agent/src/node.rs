@@ -56,6 +56,8 @@ pub struct NodeFacts {
     pub allocatable: BTreeMap<String, String>,
     /// Whether pods' supplementary groups can be made strict, and mounts recursively read-only.
     pub info: NodeSystemInfo,
+    /// Whether pods can have users of their own.
+    pub user_namespaces: bool,
 }
 
 /// The node's object as the server has it, and what this agent says of it.
@@ -236,7 +238,7 @@ impl NodeObject {
                 name: Some(String::new()),
                 features: Some(k8s_openapi::api::core::v1::NodeRuntimeHandlerFeatures {
                     recursive_read_only_mounts: Some(true),
-                    user_namespaces: Some(false),
+                    user_namespaces: Some(self.facts.user_namespaces),
                 }),
             }]),
             ..NodeStatus::default()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use skep_api::compute::Machine;
 use skep_base::{Quantity, TenantName};
-use skep_machine::process::{CONTROL_DIR, IMAGES_DIR, PROGRAM};
+use skep_machine::process::{CONTROL_DIR, IMAGES_DIR, POD_IMAGES_DIR, PROGRAM};
 use skep_machine::{MachineId, MachineSpec, Program};
 
 /// The file in the control directory by which the agent reaches the API server, and as whom.
@@ -99,6 +99,7 @@ fn agent(machine: &Machine, tenant: &TenantName, settings: &Settings) -> Program
     add("--data", AGENT_DATA.to_owned());
     add("--pod-manifest-path", MANIFESTS.to_owned());
     add("--images", IMAGES_DIR.to_owned());
+    add("--pod-images", POD_IMAGES_DIR.to_owned());
     add("--image-socket", text(control.join(IMAGE_SOCKET)));
     add("--image-scope", tenant.to_string());
     if let Some(thresholds) = &settings.eviction_hard {
@@ -162,7 +163,7 @@ mod tests {
         let args = spec.program.args.join(" ");
         for part in [
             "/usr/local/bin/skep agent --kubeconfig /run/skep/kubeconfig --api-socket /run/skep/api.sock --node n1 --uplink eth0",
-            "--pod-manifest-path /etc/kubernetes/manifests --images /var/lib/skep-images --image-socket /run/skep/images.sock --image-scope shop",
+            "--pod-manifest-path /etc/kubernetes/manifests --images /var/lib/skep-images --pod-images /run/skep-pod-images --image-socket /run/skep/images.sock --image-scope shop",
             "--capacity cpu=500m --capacity memory=1Gi",
             "--label a=b --label compute.skep.io/machine=m1 --label compute.skep.io/node-pool=default",
             "--label node.kubernetes.io/instance-type=small",

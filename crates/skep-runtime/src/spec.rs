@@ -97,6 +97,15 @@ pub struct UserNamespace {
     pub gids: Vec<IdMap>,
 }
 
+impl UserNamespace {
+    /// The ids that root of the pod has outside.
+    #[must_use]
+    pub fn root(&self) -> (u32, u32) {
+        let of = |maps: &[IdMap]| maps.iter().find(|m| m.inside == 0).map_or(0, |m| m.outside);
+        (of(&self.uids), of(&self.gids))
+    }
+}
+
 /// One range of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap {
@@ -186,6 +195,9 @@ pub struct ContainerSpec {
 pub struct Rootfs {
     /// Unpacked layers, lowest first: [`crate::images::Image::layers`].
     pub layers: Vec<PathBuf>,
+    /// Whose ids own what the layers hold, for a pod with a user namespace.
+    #[serde(default)]
+    pub ids: Ids,
     /// A directory for the writable layer, on a filesystem that can be an overlay's upper one; it survives the
     /// container. Without it, the layer lies in the container's own directory and goes with it.
     #[serde(default)]
@@ -348,6 +360,20 @@ pub struct Mount {
     /// Do mounts made later travel?
     #[serde(default)]
     pub propagation: Propagation,
+    /// Whose ids own what is mounted, for a pod with a user namespace.
+    #[serde(default)]
+    pub ids: Ids,
+}
+
+/// Whose ids own files that a pod with a user namespace gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ids {
+    /// The machine's: the mount maps them, so that the machine's root is the pod's in it.
+    #[default]
+    Machine,
+    /// The pod's own already: they are shown as they are.
+    Pod,
 }
 
 /// What is mounted.

@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// A Unix socket by which the host is asked for images; `--images` is then what the host shows this machine of its own.
     #[arg(long)]
     image_socket: Option<PathBuf>,
+    /// Where `--images` is shown once more for each range of ids, by its number, for pods with users of their own; without it, ids are mapped here.
+    #[arg(long)]
+    pod_images: Option<PathBuf>,
     /// The directory tree that pods know as their host's.
     #[arg(long, default_value = "/")]
     host_root: PathBuf,
@@ -115,6 +118,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         node: options.node,
         data: std::path::absolute(&options.data).context("reading the working directory")?,
         host_root: options.host_root,
+        pod_images: options.pod_images,
         shim: vec!["/proc/self/exe".into(), "shim".into()],
         cgroups: if options.own_cgroup { CgroupBase::Own } else { CgroupBase::Root },
         node_ips: options.node_ips,

@@ -9,20 +9,21 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::Owner;
 use super::payload::{File, Payload};
 
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
 
 /// Makes the volume hold exactly these files. Says whether anything changed. `stamp` names the new directory and
-/// must differ from the last one's; `group` gets the files.
+/// must differ from the last one's; `owner` gets the files.
 ///
 /// # Errors
 /// What the file system says; the volume then shows the old files or the new ones, nothing in between.
-pub fn write(volume: &Path, files: &Payload, stamp: &str, group: Option<u32>) -> io::Result<bool> {
+pub fn write(volume: &Path, files: &Payload, stamp: &str, owner: Owner) -> io::Result<bool> {
     let data = volume.join(DATA);
     let old = match fs::read_link(&data) {
         Ok(name) => Some(volume.join(name)),
@@ -42,11 +43,12 @@ pub fn write(volume: &Path, files: &Payload, stamp: &str, group: Option<u32>) ->
         // What a crash left half written.
         remove_tree(&new)?;
         remove_file(&volume.join(NEW_DATA))?;
-        write_files(&new, files, group)?;
+        write_files(&new, files, owner)?;
         symlink(&name, volume.join(NEW_DATA))?;
+        owner.give(&volume.join(NEW_DATA), None)?;
         fs::rename(volume.join(NEW_DATA), &data)?;
     }
-    show(volume, files)?;
+    show(volume, files, owner)?;
     for entry in fs::read_dir(volume)? {
         let name = entry?.file_name();
         let text = name.to_string_lossy();
@@ -129,44 +131,45 @@ fn same(old: &Path, files: &Payload) -> io::Result<bool> {
 /// Directories are open to all, as upstream's: who may read is decided by the files.
 const DIRECTORY_MODE: u32 = 0o755;
 
-fn write_files(folder: &Path, files: &Payload, group: Option<u32>) -> io::Result<()> {
-    make_dir(folder, group)?;
+fn write_files(folder: &Path, files: &Payload, owner: Owner) -> io::Result<()> {
+    make_dir(folder, owner)?;
     for (path, file) in files {
         let target = folder.join(path);
         let mut missing: Vec<&Path> =
             target.ancestors().skip(1).take_while(|a| *a != folder && !a.exists()).collect();
         missing.reverse();
         for parent in missing {
-            make_dir(parent, group)?;
+            make_dir(parent, owner)?;
         }
-        write_file(&target, file, group)?;
+        write_file(&target, file, owner)?;
     }
     Ok(())
 }
 
-fn make_dir(path: &Path, group: Option<u32>) -> io::Result<()> {
+fn make_dir(path: &Path, owner: Owner) -> io::Result<()> {
     fs::create_dir(path)?;
-    chown(path, None, group)?;
-    let mode = if group.is_some() { DIRECTORY_MODE | 0o2070 } else { DIRECTORY_MODE };
+    owner.give(path, None)?;
+    let mode = if owner.group.is_some() { DIRECTORY_MODE | 0o2070 } else { DIRECTORY_MODE };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-fn write_file(path: &Path, file: &File, group: Option<u32>) -> io::Result<()> {
+fn write_file(path: &Path, file: &File, owner: Owner) -> io::Result<()> {
     fs::write(path, &file.data)?;
-    chown(path, file.user, group)?;
+    owner.give(path, file.user)?;
     // The group may read what the owner may.
-    let mode = if group.is_some() { file.mode | 0o440 } else { file.mode };
+    let mode = if owner.group.is_some() { file.mode | 0o440 } else { file.mode };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Links for the first part of every path.
-fn show(volume: &Path, files: &Payload) -> io::Result<()> {
+fn show(volume: &Path, files: &Payload, owner: Owner) -> io::Result<()> {
     for path in files.keys() {
         let first = path.split('/').next().unwrap_or(path);
         let link = volume.join(first);
         match symlink(Path::new(DATA).join(first), &link) {
+            Ok(()) => owner.give(&link, None)?,
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
+            Err(_) => {}
         }
     }
     Ok(())
@@ -209,14 +212,14 @@ mod tests {
     #[test]
     fn files_change_together_and_an_open_directory_stays() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), "1", None).unwrap());
+        assert!(write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), "1", Owner::default()).unwrap());
         let held = fs::read_link(dir.path().join(DATA)).unwrap();
         assert!(
-            !write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), "2", None).unwrap(),
+            !write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), "2", Owner::default()).unwrap(),
             "nothing changed"
         );
         assert_eq!(fs::read_link(dir.path().join(DATA)).unwrap(), held);
-        assert!(write(dir.path(), &payload(&[("a", "9"), ("c", "3")]), "3", None).unwrap());
+        assert!(write(dir.path(), &payload(&[("a", "9"), ("c", "3")]), "3", Owner::default()).unwrap());
         assert_eq!(seen(dir.path()), BTreeMap::from([("a".into(), "9".into()), ("c".into(), "3".into())]));
         assert!(!dir.path().join(held).exists(), "the old directory is gone");
         assert!(fs::symlink_metadata(dir.path().join("d")).is_err(), "the old link too");
@@ -225,12 +228,12 @@ mod tests {
     #[test]
     fn what_a_crash_left_is_cleared() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &payload(&[("a", "1")]), "1", None).unwrap();
+        write(dir.path(), &payload(&[("a", "1")]), "1", Owner::default()).unwrap();
         // Between writing the new directory and the rename.
         fs::create_dir(dir.path().join("..2")).unwrap();
         fs::write(dir.path().join("..2/a"), "half").unwrap();
         symlink("..2", dir.path().join(NEW_DATA)).unwrap();
-        write(dir.path(), &payload(&[("a", "2")]), "2", None).unwrap();
+        write(dir.path(), &payload(&[("a", "2")]), "2", Owner::default()).unwrap();
         assert_eq!(seen(dir.path()), BTreeMap::from([("a".into(), "2".into())]));
         let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names.len(), 3, "{names:?}");
@@ -242,7 +245,7 @@ mod tests {
         let files: Payload =
             [("t".to_owned(), File { data: b"x".to_vec(), mode: 0o600, user: None })].into_iter().collect();
         let mode = |p: &str| fs::metadata(dir.path().join(p)).unwrap().permissions().mode() & 0o7777;
-        write(dir.path(), &files, "1", None).unwrap();
+        write(dir.path(), &files, "1", Owner::default()).unwrap();
         assert_eq!(mode("t"), 0o600);
         let root = {
             use std::os::unix::fs::MetadataExt;
@@ -254,7 +257,7 @@ mod tests {
         }
         let mut files = files;
         files.get_mut("t").unwrap().data = b"y".to_vec();
-        write(dir.path(), &files, "2", Some(4711)).unwrap();
+        write(dir.path(), &files, "2", Owner { group: Some(4711), ..Owner::default() }).unwrap();
         assert_eq!(mode("t"), 0o640);
         use std::os::unix::fs::MetadataExt;
         assert_eq!(fs::metadata(dir.path().join("t")).unwrap().gid(), 4711);
@@ -274,7 +277,7 @@ mod tests {
                     .filter(|(k, _)| !files.keys().any(|o| o.starts_with(&format!("{k}/"))))
                     .map(|(k, v)| (k.clone(), v.clone())).collect();
                 let list: Vec<(&str, &str)> = files.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-                write(dir.path(), &payload(&list), &i.to_string(), None).unwrap();
+                write(dir.path(), &payload(&list), &i.to_string(), Owner::default()).unwrap();
                 prop_assert_eq!(seen(dir.path()), files);
             }
         }

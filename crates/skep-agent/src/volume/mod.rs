@@ -8,7 +8,7 @@ pub mod payload;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume};
@@ -17,6 +17,8 @@ use skep_base::quantity::Quantity;
 
 use crate::spec;
 use payload::Material;
+
+use crate::pod_users::IdRange;
 
 /// Where things lie on this machine.
 #[derive(Clone, Debug)]
@@ -99,6 +101,8 @@ pub struct Ready {
     pub below: Option<PathBuf>,
     /// Containers may only read it.
     pub read_only: bool,
+    /// It is the machine's, and not made for the pod.
+    pub of_machine: bool,
 }
 
 /// A pod's volumes by name.
@@ -166,7 +170,8 @@ fn unescape(text: &str) -> String {
     out
 }
 
-/// Makes all volumes of a pod, or brings their files up to date. `stamp` names new versions of files.
+/// Makes all volumes of a pod, or brings their files up to date. They belong to the pod's users, if it has its own. `stamp` names new
+/// versions of files.
 ///
 /// # Errors
 /// The first volume that cannot be made.
@@ -174,10 +179,11 @@ pub fn set_up(
     layout: &Layout,
     pod: &Pod,
     material: &Material<'_>,
+    users: Option<IdRange>,
     stamp: &str,
 ) -> Result<Volumes, VolumeError> {
     let uid = spec::uid(pod);
-    let group = fs_group(pod);
+    let owner = Owner { users, group: fs_group(pod) };
     let mut ready = Volumes::new();
     for volume in pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default() {
         let fail = |why: String| VolumeError { volume: volume.name.clone(), why };
@@ -187,18 +193,18 @@ pub fn set_up(
         } else if let Some(files) =
             payload::payload(pod, volume, material).map_err(|e| fail(e.to_string()))?
         {
-            make_files(&path, &files, stamp, group).map_err(|e| fail(e.to_string()))?;
+            make_files(&path, &files, stamp, owner).map_err(|e| fail(e.to_string()))?;
             nested(pod, volume, &path).map_err(|e| fail(e.to_string()))?;
-            Ready { path, below: None, read_only: true }
+            Ready { path, below: None, read_only: true, of_machine: false }
         } else if let Some(source) = &volume.empty_dir {
             let memory = source.medium.as_deref() == Some("Memory");
             if source.medium.as_deref().is_some_and(|m| m.starts_with("HugePages")) {
                 return Err(fail("emptyDir of huge pages is not supported by this node".to_owned()));
             }
             let size = source.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok());
-            empty_dir(&path, memory, size.filter(|q| q.value() > 0), group)
+            empty_dir(&path, memory, size.filter(|q| q.value() > 0), owner)
                 .map_err(|e| fail(e.to_string()))?;
-            Ready { path, below: None, read_only: false }
+            Ready { path, below: None, read_only: false, of_machine: false }
         } else {
             return Err(fail(format!("{} is not supported by this node", kind(volume))));
         };
@@ -226,18 +232,53 @@ fn fs_group(pod: &Pod) -> Option<u32> {
     u32::try_from(group).ok()
 }
 
-fn make_files(path: &Path, files: &payload::Payload, stamp: &str, group: Option<u32>) -> io::Result<()> {
+/// Whose a pod's files are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Owner {
+    /// The pod's own users; without them, ids are the machine's.
+    pub users: Option<IdRange>,
+    /// The group that shares them, as the pod knows it.
+    pub group: Option<u32>,
+}
+
+impl Owner {
+    /// What an id of the pod's is here.
+    fn outside(self, id: u32) -> io::Result<u32> {
+        let Some(users) = self.users else { return Ok(id) };
+        let none = || {
+            let why = format!("the pod has no id {id}: with hostUsers: false it has those below 65536");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        };
+        users.outside(id).ok_or_else(none)
+    }
+
+    /// Gives a file to the pod, or to one of its users; its group, if any, gets it too.
+    fn give(self, path: &Path, user: Option<u32>) -> io::Result<()> {
+        let user = match user {
+            Some(user) => Some(self.outside(user)?),
+            None => self.users.map(IdRange::first),
+        };
+        let group = match self.group {
+            Some(group) => Some(self.outside(group)?),
+            None => self.users.map(IdRange::first),
+        };
+        // Of a link itself: what it leads to has its own.
+        lchown(path, user, group)
+    }
+}
+
+fn make_files(path: &Path, files: &payload::Payload, stamp: &str, owner: Owner) -> io::Result<()> {
     /// Who may enter is decided by the pod's directory above, which only root can.
     const VOLUME_MODE: u32 = 0o777;
     if !path.exists() {
         fs::create_dir_all(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(VOLUME_MODE))?;
-        if group.is_some() {
-            chown(path, None, group)?;
+        owner.give(path, None)?;
+        if owner.group.is_some() {
             fs::set_permissions(path, fs::Permissions::from_mode(VOLUME_MODE | 0o2000))?;
         }
     }
-    atomic::write(path, files, stamp, group)?;
+    atomic::write(path, files, stamp, owner)?;
     Ok(())
 }
 
@@ -266,7 +307,7 @@ fn nested(pod: &Pod, volume: &Volume, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn empty_dir(path: &Path, memory: bool, size: Option<Quantity>, group: Option<u32>) -> io::Result<()> {
+fn empty_dir(path: &Path, memory: bool, size: Option<Quantity>, owner: Owner) -> io::Result<()> {
     /// As upstream: any user of the pod may write.
     const MODE: u32 = 0o777;
     let fresh = !path.exists();
@@ -286,12 +327,8 @@ fn empty_dir(path: &Path, memory: bool, size: Option<Quantity>, group: Option<u3
         // Its owner and mode are the containers' to change.
         return Ok(());
     }
-    let mode = if group.is_some() {
-        chown(path, None, group)?;
-        MODE | 0o2000
-    } else {
-        MODE
-    };
+    owner.give(path, None)?;
+    let mode = if owner.group.is_some() { MODE | 0o2000 } else { MODE };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
@@ -350,6 +387,7 @@ fn host_path(root: &Path, source: &HostPathVolumeSource) -> Result<Ready, String
         other => return Err(format!("hostPath type {other:?} is not known")),
     }
     Ok(Ready {
+        of_machine: true,
         path: root.to_owned(),
         below: (!relative.as_os_str().is_empty()).then_some(relative),
         read_only: false,
@@ -398,7 +436,7 @@ mod tests {
     fn up(layout: &Layout, spec: Value) -> Result<Volumes, VolumeError> {
         let (objects, tokens, fields) = (Objects::default(), BTreeMap::new(), FieldContext::default());
         let material = Material { objects: &objects, tokens: &tokens, fields: &fields };
-        set_up(layout, &pod(spec), &material, "1")
+        set_up(layout, &pod(spec), &material, None, "1")
     }
 
     #[test]

@@ -300,6 +300,8 @@ pub(crate) async fn clean_up_pod(node: &crate::context::Node, uid: &str) -> Resu
         .await
         .map_err(|e| e.to_string())?
         .map_err(|e| format!("removing the volumes of pod {uid}: {e}"))?;
+    // Nothing belongs to its users any more.
+    node.pod_users.release(uid).map_err(|e| format!("giving back the ids of pod {uid}: {e}"))?;
     let tree = node.runtime.tree().clone();
     let group = super::start::cgroup(uid);
     tokio::task::spawn_blocking(move || if tree.exists(&group) { tree.remove(&group) } else { Ok(()) })

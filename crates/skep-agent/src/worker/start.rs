@@ -20,6 +20,7 @@ use crate::events::Level;
 use crate::files;
 use crate::images::{PullPolicy, credentials, lease_id, with_default_tag};
 use crate::network::{PodAddresses, PodIdentity};
+use crate::pod_users::IdRange;
 use crate::spec::{self, ContainerKind};
 use crate::state::{KillReason, Plan, PlannedStart, StartFailure};
 use crate::volume::payload::Material;
@@ -155,11 +156,12 @@ impl Worker {
         let (layout, pod) = (self.node.layout.clone(), self.pod.clone());
         let (pod_ips, host_ips) = (self.pod_ips(), self.node.host_ips.clone());
         let allocatable = self.node.allocatable.clone();
+        let users = self.users().map_err(|why| failed(self, why))?;
         let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string();
         let result = tokio::task::spawn_blocking(move || {
             let fields = FieldContext { pod_ips: &pod_ips, host_ips: &host_ips, allocatable };
             let material = Material { objects: &objects, tokens: &tokens, fields: &fields };
-            volume::set_up(&layout, &pod, &material, &stamp)
+            volume::set_up(&layout, &pod, &material, users, &stamp)
         })
         .await;
         match result {
@@ -192,42 +194,21 @@ impl Worker {
         let host = files::host_name(&self.pod, &self.node.cluster_domain)?;
         let pod_dir = self.node.layout.pod(&uid);
         std::fs::create_dir_all(&pod_dir).map_err(|e| format!("making {}: {e}", pod_dir.display()))?;
+        let users = self.users()?;
         let network = if spec::host_network(&self.pod) {
             Network::Host
+        } else if users.is_some() {
+            Network::New { pin: Some(netns(&self.node.layout, &uid)) }
         } else {
-            if let Some(why) = self.node.network.not_ready() {
-                self.node.events.pod(
-                    &self.pod,
-                    Level::Warning,
-                    "NetworkNotReady",
-                    format!("network is not ready: {why}"),
-                );
-                return Err(format!("network is not ready: {why}"));
-            }
             let path = netns(&self.node.layout, &uid);
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder).map_err(|e| format!("making {}: {e}", folder.display()))?;
-            }
-            let addresses = self
-                .node
-                .network
-                .set_up(&self.identity(), &path)
-                .await
-                .map_err(|e| format!("failed to setup network for sandbox: {e}"))?;
-            record(&pod_dir, &addresses)?;
-            self.facts.ips = addresses.ips;
-            let (ports, pod, ips) = (self.node.host_ports.clone(), self.pod.clone(), self.facts.ips.clone());
-            tokio::task::spawn_blocking(move || ports.set(&pod, &ips))
-                .await
-                .map_err(|e| e.to_string())?
-                .map_err(|e| format!("leading the machine's ports to the pod: {e}"))?;
+            self.set_up_network(&pod_dir, &path).await?;
             Network::Path(path)
         };
-        self.write_files(&pod_dir, &host)?;
+        self.write_files(&pod_dir, &host, users)?;
         let pod_spec = self.pod.spec.clone().unwrap_or_default();
         let sandbox = SandboxSpec {
             id: sandbox_id(&uid, attempt),
-            hostname: host.kernel,
+            hostname: host.kernel.clone(),
             network,
             pid: if pod_spec.host_pid == Some(true) {
                 PidNamespace::Host
@@ -239,7 +220,7 @@ impl Worker {
             host_ipc: pod_spec.host_ipc == Some(true),
             // As upstream's runtimes: a pod in the host's network has the host's name too.
             host_uts: spec::host_network(&self.pod) && pod_spec.hostname_override.is_none(),
-            user_namespace: None,
+            user_namespace: users.map(IdRange::namespace),
             sysctls: security::sysctls(&self.pod),
             cgroup: cgroup(&uid),
             resources: runtime_resources(&resources::pod_cgroup_limits(&self.pod), self.node.pod_pids_limit),
@@ -254,16 +235,60 @@ impl Worker {
             .map(|(k, v)| (k.to_owned(), v))
             .collect(),
         };
-        if pod_spec.host_users == Some(false) {
-            return Err(
-                "hostUsers: false needs user namespaces, which this node does not support yet".to_owned()
-            );
-        }
         self.facts.attempt = Some(attempt);
         let made = self.node.runtime.create(sandbox).await.map_err(|e| e.full())?;
+        if let Some(range) = users {
+            // Its network belongs to its users, so it is there only now.
+            let path = netns(&self.node.layout, &uid);
+            let connected = match self.set_up_network(&pod_dir, &path).await {
+                Ok(()) => self.write_files(&pod_dir, &host, Some(range)),
+                Err(why) => Err(why),
+            };
+            if let Err(why) = connected {
+                if let Err(e) = self.node.runtime.remove(made.id()).await {
+                    tracing::warn!(sandbox = made.id(), error = %e.full(), "a sandbox without a network stays");
+                }
+                return Err(why);
+            }
+        }
         self.facts.ready = true;
         self.hold_sandbox(made);
         Ok(())
+    }
+
+    /// The ids that the pod has for users of its own; nothing where it has the machine's users.
+    fn users(&self) -> Result<Option<IdRange>, String> {
+        let own = self.pod.spec.as_ref().is_some_and(|s| s.host_users == Some(false));
+        own.then(|| self.node.pod_users.take(spec::uid(&self.pod))).transpose()
+    }
+
+    /// Gives the pod its network in the namespace at `path`.
+    async fn set_up_network(&mut self, pod_dir: &Path, path: &Path) -> Result<(), String> {
+        if let Some(why) = self.node.network.not_ready() {
+            self.node.events.pod(
+                &self.pod,
+                Level::Warning,
+                "NetworkNotReady",
+                format!("network is not ready: {why}"),
+            );
+            return Err(format!("network is not ready: {why}"));
+        }
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| format!("making {}: {e}", folder.display()))?;
+        }
+        let addresses = self
+            .node
+            .network
+            .set_up(&self.identity(), path)
+            .await
+            .map_err(|e| format!("failed to setup network for sandbox: {e}"))?;
+        record(pod_dir, &addresses)?;
+        self.facts.ips = addresses.ips;
+        let (ports, pod, ips) = (self.node.host_ports.clone(), self.pod.clone(), self.facts.ips.clone());
+        tokio::task::spawn_blocking(move || ports.set(&pod, &ips))
+            .await
+            .map_err(|e| e.to_string())?
+            .map_err(|e| format!("leading the machine's ports to the pod: {e}"))
     }
 
     fn identity(&self) -> PodIdentity {
@@ -277,7 +302,13 @@ impl Worker {
         }
     }
 
-    fn write_files(&self, pod_dir: &Path, host: &files::HostName) -> Result<(), String> {
+    fn write_files(
+        &self,
+        pod_dir: &Path,
+        host: &files::HostName,
+        users: Option<IdRange>,
+    ) -> Result<(), String> {
+        let owner = users.map(IdRange::first);
         let hosts = files::hosts(&self.pod, host, &self.pod_ips(), &self.node.hosts());
         let (resolv_conf, missing_dns) = files::resolv_conf(&self.pod, &self.node.dns());
         if missing_dns {
@@ -288,6 +319,7 @@ impl Worker {
         {
             let path = pod_dir.join(name);
             std::fs::write(&path, text)
+                .and_then(|()| std::os::unix::fs::chown(&path, owner, owner))
                 .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)))
                 .map_err(|e| format!("writing {}: {e}", path.display()))?;
         }
@@ -399,6 +431,7 @@ impl Worker {
             id: &id,
             restart_count,
             sandbox_attempt: self.facts.attempt.unwrap_or(0),
+            layers: node.pod_users.layers(self.users().map_err(config)?, &image.layers),
             image: &image,
             env: &env,
             volumes: &volumes,
@@ -460,6 +493,7 @@ impl Worker {
 
     /// Directories and files that a run needs; answers with the file for its last words.
     fn make_places(&self, c: &Container, id: &str, restart_count: u32) -> Result<PathBuf, String> {
+        let owner = self.users()?.map(IdRange::first);
         let layout = &self.node.layout;
         let words = layout.pod(spec::uid(&self.pod)).join("containers").join(&c.name);
         let log = layout.log(&self.pod, &c.name, restart_count);
@@ -468,6 +502,7 @@ impl Worker {
         std::fs::create_dir_all(&words)
             .and_then(|()| std::fs::create_dir_all(&folder))
             .and_then(|()| std::fs::File::create(&file).map(drop))
+            .and_then(|()| std::os::unix::fs::chown(&file, owner, owner))
             // Whoever the container runs as may leave a word.
             .and_then(|()| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)))
             .map_err(|e| format!("making {}: {e}", file.display()))?;

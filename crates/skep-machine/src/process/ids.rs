@@ -13,6 +13,10 @@ use crate::record::{self, Record};
 /// Ids of one machine: those of its own users, and as many for each of 127 pods that are to have users of their own. Fewer would leave
 /// pods without; more, and a host could not have 500 machines.
 pub(crate) const IDS_PER_MACHINE: u32 = 1 << 23;
+/// Ids of a pod that has users of its own: as many as images usually know, and as Kubernetes gives.
+pub(crate) const IDS_PER_POD: u32 = 1 << 16;
+/// How many pods of a machine can have users of their own: what its own users, who have the first range, leave.
+pub(crate) const PODS: u32 = IDS_PER_MACHINE / IDS_PER_POD - 1;
 /// The first range is the host's own (and holds what `/etc/subuid` usually hands out), and the last holds -1, which is no id.
 const RANGES: u32 = (u32::MAX / IDS_PER_MACHINE) - 1;
 /// Chooses a range that no other machine of this directory has, and calls `keep` with its first id before anybody else chooses.
@@ -56,9 +60,22 @@ pub(crate) fn map(first: u32) -> String {
     format!("0 {first} {IDS_PER_MACHINE}\n")
 }
 
+/// The ids of the pods with users of their own, for `uid_map`, by the number of the range in the machine (from 1).
+pub(crate) fn pod_maps(first: u32) -> impl Iterator<Item = (u32, String)> {
+    (1..=PODS).map(move |n| (n, format!("0 {} {IDS_PER_POD}\n", first + n * IDS_PER_POD)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_have_ids_of_their_machine() {
+        let maps: Vec<(u32, String)> = pod_maps(IDS_PER_MACHINE).collect();
+        assert_eq!(maps.len(), 127);
+        assert_eq!(maps[0], (1, "0 8454144 65536\n".to_owned()));
+        assert_eq!(maps[126], (127, "0 16711680 65536\n".to_owned()), "the last id is the machine's last");
+    }
 
     #[test]
     fn ranges_do_not_overlap_and_run_out_at_the_end() {

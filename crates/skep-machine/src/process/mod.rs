@@ -52,6 +52,9 @@ use cgroup::Group;
 pub const CONTROL_DIR: &str = "/run/skep";
 /// Where a machine sees what it holds of the host's images.
 pub const IMAGES_DIR: &str = "/var/lib/skep-images";
+/// Where a machine sees the same images once more for each range of ids of its pods, in a directory by the range's number, from 1: there the
+/// range's first id is their root.
+pub const POD_IMAGES_DIR: &str = "/run/skep-pod-images";
 /// Where a machine sees this program.
 pub const PROGRAM: &str = "/usr/local/bin/skep";
 

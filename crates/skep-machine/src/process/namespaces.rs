@@ -2,6 +2,7 @@
 //! machine is started again. The network belongs to the machine's users: their root has a free hand in it.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -24,7 +25,7 @@ pub(crate) fn create(dir: &Path, first_id: u32) -> Result<(), Error> {
         unmount_below(file)?;
         fs::OpenOptions::new().create(true).append(true).open(file).map_err(Error::io("create", file))?;
     }
-    let pid = hatch().map_err(Error::io("make namespaces for", dir))?;
+    let pid = hatch(libc::CLONE_NEWNET).map_err(Error::io("make namespaces for", dir))?;
     let made = tie(pid, &files, first_id);
     // It has done what it was there for, whether it worked or not.
     let _ = kill(pid, Signal::SIGKILL);
@@ -32,9 +33,28 @@ pub(crate) fn create(dir: &Path, first_id: u32) -> Result<(), Error> {
     made
 }
 
-/// Starts a process that does nothing in namespaces of its own.
-fn hatch() -> std::io::Result<Pid> {
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::SIGCHLD;
+/// A user namespace with these ids that is there for as long as the descriptor, and in which nobody ever runs: it says how a mount maps ids.
+pub(crate) fn users(map: &str) -> Result<OwnedFd, Error> {
+    let here = Path::new("a mount");
+    let pid = hatch(0).map_err(Error::io("make a user namespace for", here))?;
+    let proc = Path::new("/proc").join(pid.to_string());
+    let made = (|| {
+        for name in ["uid_map", "gid_map"] {
+            let path = proc.join(name);
+            fs::write(&path, map).map_err(Error::io("write", &path))?;
+        }
+        let path = proc.join("ns/user");
+        fs::File::open(&path).map(OwnedFd::from).map_err(Error::io("open", &path))
+    })();
+    // It has done what it was there for, whether it worked or not.
+    let _ = kill(pid, Signal::SIGKILL);
+    let _ = waitpid(pid, None);
+    made
+}
+
+/// Starts a process that does nothing in a user namespace of its own, and in others if the flags say so.
+fn hatch(others: libc::c_int) -> std::io::Result<Pid> {
+    let flags = libc::CLONE_NEWUSER | others | libc::SIGCHLD;
     // SAFETY: without CLONE_VM and a stack this is a fork. The child, of a process that may have other threads, calls nothing
     // but system calls: it neither allocates nor locks, and never returns.
     unsafe {

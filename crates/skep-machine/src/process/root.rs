@@ -16,7 +16,10 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::cgroup::{Hierarchy, Version};
-use super::{CONTROL, CONTROL_DIR, IMAGES, IMAGES_DIR, PROGRAM, ROOT, USERS, elf, procfs};
+use super::{
+    CONTROL, CONTROL_DIR, IMAGES, IMAGES_DIR, POD_IMAGES_DIR, PROGRAM, ROOT, USERS, elf, ids, namespaces,
+    procfs,
+};
 use crate::driver::{MachineSpec, Mount};
 use crate::error::Error;
 
@@ -264,6 +267,13 @@ pub(crate) fn build(dir: &Path, mounts: &[Mount], owner: u32, users: &OwnedFd) -
     tree.bind(&dir.join(CONTROL), Path::new(CONTROL_DIR), data, Some(users))?;
     // Layers hold set-user-id programs: only containers execute them.
     tree.bind(&dir.join(IMAGES), Path::new(IMAGES_DIR), data, Some(users))?;
+    // The same once more for each pod that may have users of its own: nobody in the machine can map the ids of the host's files. Here the mount's
+    // ids count, so what is read-only stays so whoever asks.
+    for (number, map) in ids::pod_maps(owner) {
+        let users = namespaces::users(&map)?;
+        let target = Path::new(POD_IMAGES_DIR).join(number.to_string());
+        tree.bind(&dir.join(IMAGES), &target, data, Some(&users))?;
+    }
     for mount in mounts {
         let set = if mount.writable { MOUNT_ATTR_NODEV } else { read_only };
         tree.bind(&mount.source, &mount.target, set, Some(users))?;

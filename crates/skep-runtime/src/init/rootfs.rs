@@ -7,7 +7,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -15,7 +15,7 @@ use rustix::mount::{
 
 use super::{InitTask, failed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::spec::{Access, Device, Devices, Mount, MountSource, Network, Propagation};
+use crate::spec::{Access, Device, Devices, Ids, Mount, MountSource, Network, Propagation, UserNamespace};
 use crate::sys::{
     self, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
     MountAttributes, mount_setattr,
@@ -84,8 +84,10 @@ pub(super) fn open_sources(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -
         check_target(&mount.target)?;
         let opened = match &mount.source {
             MountSource::Bind { path, sub_path } => {
-                let opened = open_volume(path, sub_path.as_deref())?;
-                set_volume(&opened, mount, idmap)?;
+                let users = task.sandbox.user_namespace.as_ref();
+                let owner = users.filter(|_| mount.ids == Ids::Pod).map(UserNamespace::root);
+                let opened = open_volume(path, sub_path.as_deref(), owner)?;
+                set_volume(&opened, mount, idmap.filter(|_| mount.ids == Ids::Machine))?;
                 opened
             }
             MountSource::Tmpfs { size_bytes, mode } => {
@@ -184,7 +186,7 @@ fn check_target(target: &Path) -> Result<()> {
     Ok(())
 }
 
-fn open_volume(path: &Path, sub_path: Option<&Path>) -> Result<OwnedFd> {
+fn open_volume(path: &Path, sub_path: Option<&Path>, owner: Option<(u32, u32)>) -> Result<OwnedFd> {
     let volume =
         sys::open_path(path).map_err(failed(format!("cannot open the volume at {}", path.display())))?;
     let named = match sub_path {
@@ -193,15 +195,15 @@ fn open_volume(path: &Path, sub_path: Option<&Path>) -> Result<OwnedFd> {
             let show = || {
                 format!("cannot open {:?} in the volume at {}", below.display().to_string(), path.display())
             };
-            make_beneath(&volume, below).map_err(failed(show()))?
+            make_beneath(&volume, below, owner).map_err(failed(show()))?
         }
     };
     clone_fd(&named, true).map_err(failed(format!("cannot open {} for mounting", path.display())))
 }
 
 /// Opens a sub-path, and makes what is missing of it. Links may be followed as long as they stay in the volume; the kernel
-/// refuses (`EXDEV`) when they leave, also when somebody changes them at this moment.
-fn make_beneath(volume: &OwnedFd, below: &Path) -> std::io::Result<OwnedFd> {
+/// refuses (`EXDEV`) when they leave, also when somebody changes them at this moment. What is made is `owner`'s.
+fn make_beneath(volume: &OwnedFd, below: &Path, owner: Option<(u32, u32)>) -> std::io::Result<OwnedFd> {
     use std::io::ErrorKind::NotFound;
     match sys::open_beneath(volume, below, OFlags::PATH) {
         Err(e) if e.kind() == NotFound => {}
@@ -216,9 +218,18 @@ fn make_beneath(volume: &OwnedFd, below: &Path) -> std::io::Result<OwnedFd> {
         so_far.push(name);
         match sys::open_beneath(volume, &so_far, OFlags::PATH) {
             Err(e) if e.kind() == NotFound => {
-                match rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o750)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                    Err(e) => return Err(e.into()),
+                match (rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o750)), owner) {
+                    (Ok(()), Some((uid, gid))) => {
+                        // A directory that hands its group down has done so.
+                        let stat = rustix::fs::fstat(&above)?;
+                        let inherits = Mode::from_raw_mode(stat.st_mode).contains(Mode::SGID);
+                        let gid = (!inherits).then(|| Gid::from_raw(gid));
+                        // Whatever has the name by now: a link is not followed.
+                        let flags = AtFlags::SYMLINK_NOFOLLOW;
+                        rustix::fs::chownat(&above, name, Some(Uid::from_raw(uid)), gid, flags)?;
+                    }
+                    (Ok(()) | Err(rustix::io::Errno::EXIST), _) => {}
+                    (Err(e), _) => return Err(e.into()),
                 }
             }
             result => drop(result?),
@@ -294,7 +305,7 @@ pub(super) fn open_overlay(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -
         None => (task.directory.join(UPPER), task.directory.join(WORK)),
     };
     let mut layers: Vec<PathBuf> = rootfs.layers.iter().rev().cloned().collect();
-    if let Some(namespace) = idmap {
+    if let Some(namespace) = idmap.filter(|_| rootfs.ids == Ids::Machine) {
         // The layers belong to the machine's ids; shown through mounts that map them. An overlay needs them attached.
         for (number, layer) in layers.iter_mut().enumerate() {
             let place = task.directory.join(format!("layer{number}"));

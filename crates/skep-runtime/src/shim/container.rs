@@ -154,7 +154,7 @@ impl Shim {
         for folder in [directory.join("rootfs"), layers.join("upper"), layers.join("work")] {
             fs::create_dir_all(&folder).at("make", &folder)?;
         }
-        own_upper(&layers.join("upper"), self.spec.user_namespace.as_ref())?;
+        super::namespaces::own_upper(&layers.join("upper"), self.spec.user_namespace.as_ref())?;
         let status = ContainerStatus {
             id: id.clone(),
             state: ContainerState::Created,
@@ -231,6 +231,7 @@ impl Shim {
                 Stdio::Pipes { stdin: theirs, stdout, stderr }
             }
         };
+        super::namespaces::own_stdio(&stdio, self.spec.user_namespace.as_ref());
         let log = match &spec.log {
             Some(log) => Some(LogWriter::open(log.clone()).at("open log", &log.path)?),
             None => None,
@@ -611,6 +612,7 @@ impl Shim {
                 Stdio::Pipes { stdin: input, stdout, stderr }
             }
         };
+        super::namespaces::own_stdio(&stdio, self.spec.user_namespace.as_ref());
         let task = ExecTask {
             process: &process,
             target: &target,
@@ -755,16 +757,6 @@ fn signal_process(pid: u32, signal: i32) -> Result<()> {
         0 => Ok(()),
         _ => Err(Error::io(format!("cannot send signal {signal}"), std::io::Error::last_os_error())),
     }
-}
-
-/// The writable layer's root belongs to the user namespace's root.
-fn own_upper(upper: &Path, namespace: Option<&crate::spec::UserNamespace>) -> Result<()> {
-    let root = |maps: &[crate::spec::IdMap]| maps.iter().find(|m| m.inside == 0).map_or(0, |m| m.outside);
-    if let Some(namespace) = namespace {
-        std::os::unix::fs::chown(upper, Some(root(&namespace.uids)), Some(root(&namespace.gids)))
-            .at("give to its user namespace", upper)?;
-    }
-    Ok(())
 }
 
 fn device_rules(devices: &Devices) -> Vec<DeviceRule> {

@@ -10,9 +10,9 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{AtPath, Error, ErrorKind, Result};
-use crate::init::{self, PodNamespaces};
+use crate::init::{self, PodNamespaces, Stdio};
 use crate::runtime::SHM;
-use crate::spec::{IdMap, Network, SandboxSpec};
+use crate::spec::{IdMap, Network, SandboxSpec, UserNamespace};
 use crate::sys::{self, Fork};
 
 /// Makes all namespaces of a pod. Returns with them the process 1 of a pod that shares its processes.
@@ -241,6 +241,11 @@ fn shared_memory(spec: &SandboxSpec, pod: &Path) -> Result<()> {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step)?;
     rustix::mount::fsconfig_set_string(&context, "mode", "1777").map_err(step)?;
     rustix::mount::fsconfig_set_string(&context, "size", spec.shm_size_bytes.to_string()).map_err(step)?;
+    if let Some(users) = &spec.user_namespace {
+        let (uid, gid) = users.root();
+        rustix::mount::fsconfig_set_string(&context, "uid", uid.to_string()).map_err(step)?;
+        rustix::mount::fsconfig_set_string(&context, "gid", gid.to_string()).map_err(step)?;
+    }
     rustix::mount::fsconfig_create(&context).map_err(step)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
@@ -248,6 +253,29 @@ fn shared_memory(spec: &SandboxSpec, pod: &Path) -> Result<()> {
     let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(step)?;
     rustix::mount::move_mount(&mount, "", rustix::fs::CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(step)
+}
+
+/// The writable layer's root belongs to the user namespace's root.
+pub(super) fn own_upper(upper: &Path, namespace: Option<&UserNamespace>) -> Result<()> {
+    if let Some(namespace) = namespace {
+        let (uid, gid) = namespace.root();
+        std::os::unix::fs::chown(upper, Some(uid), Some(gid)).at("give to its user namespace", upper)?;
+    }
+    Ok(())
+}
+
+/// Gives a process's pipes to root of its user namespace, who may then give them to the process's user: `/dev/stdout` is opened by name.
+pub(super) fn own_stdio(stdio: &Stdio, namespace: Option<&UserNamespace>) {
+    let (Stdio::Pipes { stdin, stdout, stderr }, Some(namespace)) = (stdio, namespace) else { return };
+    let (uid, gid) = namespace.root();
+    for fd in stdin.iter().chain([stdout, stderr]) {
+        // What it already has open it can use in any case.
+        let _ = rustix::fs::fchown(
+            fd,
+            Some(rustix::fs::Uid::from_raw(uid)),
+            Some(rustix::fs::Gid::from_raw(gid)),
+        );
+    }
 }
 
 fn start_reaper(

@@ -87,7 +87,7 @@ impl Machine {
     pub(crate) fn container(&self, id: &str, args: &[&str]) -> ContainerSpec {
         ContainerSpec {
             id: id.to_owned(),
-            rootfs: Rootfs { layers: vec![self.folder.path().join("layer")], upper: None },
+            rootfs: Rootfs { layers: vec![self.folder.path().join("layer")], ids: Ids::Machine, upper: None },
             process: ProcessSpec::new(args.iter().copied()),
             mounts: Vec::new(),
             read_only_root: false,

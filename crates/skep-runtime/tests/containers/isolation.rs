@@ -108,6 +108,7 @@ async fn read_only_roots_and_volumes() {
         source: MountSource::Bind { path: volume.clone(), sub_path: sub_path.map(Into::into) },
         access,
         propagation: Propagation::Private,
+        ids: Ids::Machine,
     };
     let script = "touch /x && echo bad-root; touch /ro/x && echo bad-ro; touch /rro/x && echo bad-rro; \
                   cat /ro/file; echo; touch /rw/new /sub/new /deep/new && echo written; \
@@ -122,6 +123,7 @@ async fn read_only_roots_and_volumes() {
                     source: MountSource::Tmpfs { size_bytes: Some(1 << 20), mode: 0o755 },
                     access: Access::Write,
                     propagation: Propagation::Private,
+                    ids: Ids::Machine,
                 },
                 bind("/ro", None, Access::ReadOnly),
                 bind("/rro", None, Access::RecursiveReadOnly),
@@ -175,6 +177,7 @@ async fn sub_paths_do_not_leave_their_volume() {
             source: MountSource::Bind { path: volume.clone(), sub_path: Some(path.into()) },
             access: Access::Write,
             propagation: Propagation::Private,
+            ids: Ids::Machine,
         }];
         let (exit, output) = machine.run(&pod, spec).await;
         let expected = if *path == "inside" { 0 } else { 128 };
@@ -201,6 +204,7 @@ async fn links_in_images_lead_nowhere() {
         source: MountSource::Bind { path, sub_path: None },
         access: Access::Write,
         propagation: Propagation::Private,
+        ids: Ids::Machine,
     };
     let (code, output) = machine
         .script("links", "cat /up/etc/hosts; echo x > /data/file; echo done", |spec| {

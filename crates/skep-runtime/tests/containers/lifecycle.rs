@@ -82,6 +82,7 @@ async fn what_cannot_start_says_why() {
         source: MountSource::Bind { path: "/no/such/volume".into(), sub_path: None },
         access: Access::Write,
         propagation: Propagation::Private,
+        ids: Ids::Machine,
     }];
     let (_, error) = machine.run(&pod, spec).await;
     assert!(error.contains("/no/such/volume"), "{error}");
