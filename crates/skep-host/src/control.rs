@@ -54,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) own_registry: Option<Registry>,
     /// What is started to pull, with what is pulled for whom behind it.
     pub(crate) launcher: Vec<OsString>,
+    /// Whether machines have disks of their own.
+    pub(crate) own_disks: bool,
     /// What the agent logs.
     pub(crate) log: String,
     /// How short machines may become before pods are evicted.
@@ -76,11 +78,13 @@ pub(crate) fn spec_of(
     let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
     let cpu_millis = unsigned(needed("cpu")?.milli_value());
     let memory_bytes = unsigned(needed("memory")?.value());
+    let disk = if settings.own_disks { amount("ephemeral-storage")? } else { None };
     Ok(MachineSpec {
         id,
         hostname: machine.node_name().to_owned(),
         cpu_millis,
         memory_bytes,
+        disk_bytes: disk.map(|q| unsigned(q.value())).filter(|b| *b > 0),
         pids_max: ((memory_bytes >> 20) * PIDS_PER_GIB / 1024).max(PIDS_MIN),
         program: agent(machine, tenant, settings),
         mounts: Vec::new(),
@@ -153,6 +157,7 @@ mod tests {
             registries: "/nowhere".into(),
             own_registry: None,
             launcher: Vec::new(),
+            own_disks: true,
             log: "info".to_owned(),
             eviction_hard: Some("nodefs.available<1%".to_owned()),
         };
@@ -171,6 +176,13 @@ mod tests {
         ] {
             assert!(args.contains(part), "{part}\n{args}");
         }
+        assert_eq!(spec.disk_bytes, None, "nothing is said about it");
+        let mut sized = machine.clone();
+        let amount = k8s_openapi::apimachinery::pkg::api::resource::Quantity("2Gi".to_owned());
+        sized.spec.resources.insert("ephemeral-storage".to_owned(), amount);
+        assert_eq!(spec_of(&sized, "x", &tenant, &settings).unwrap().disk_bytes, Some(2 << 30));
+        let shared = Settings { own_disks: false, ..settings.clone() };
+        assert_eq!(spec_of(&sized, "x", &tenant, &shared).unwrap().disk_bytes, None);
         let mut broken = machine;
         broken.spec.resources.clear();
         assert_eq!(spec_of(&broken, "x", &tenant, &settings).unwrap_err(), "spec.resources[cpu] is missing");

@@ -49,6 +49,8 @@ pub struct Config {
     pub reserve: Reserve,
     /// A program and its first arguments that starts machines; see [`ProcessDriver::new`].
     pub launcher: Vec<OsString>,
+    /// Whether machines have disks of their own, as large as their flavours say, instead of a part of the host's.
+    pub own_disks: bool,
     /// What agents log.
     pub agent_log: String,
     /// How short machines may become before pods are evicted, as agents are told it.
@@ -123,8 +125,8 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
     });
     let client = Client::connect(access, Route::Tcp, CONNECTIONS)?;
     let name = config.name.clone().unwrap_or_else(own_name);
-    let driver: Arc<dyn Driver> =
-        Arc::new(ProcessDriver::new(machines, &format!("skep-{id}"), config.launcher.clone()));
+    let driver = ProcessDriver::new(machines, &format!("skep-{id}"), config.launcher.clone());
+    let driver: Arc<dyn Driver> = Arc::new(driver.with_own_disks(config.own_disks));
     let probed = driver.clone();
     let broken = match tokio::task::spawn_blocking(move || probed.probe()).await {
         Ok(Ok(())) => None,
@@ -153,6 +155,7 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
         registries,
         own_registry,
         launcher: config.launcher.clone(),
+        own_disks: config.own_disks,
         log: config.agent_log.clone(),
         eviction_hard: config.eviction_hard.clone(),
     };

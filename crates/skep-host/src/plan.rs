@@ -92,6 +92,7 @@ mod tests {
             hostname: "n1".to_owned(),
             cpu_millis: 500,
             memory_bytes: 1 << 30,
+            disk_bytes: None,
             pids_max: 100,
             program: Program::default(),
             mounts: Vec::new(),

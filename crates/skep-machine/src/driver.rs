@@ -93,6 +93,9 @@ pub struct MachineSpec {
     pub cpu_millis: u64,
     /// Memory that it may use, caches included.
     pub memory_bytes: u64,
+    /// Disk that it may use, in a file system of its own; `None` for what the host has.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
     /// Most processes and threads at once.
     pub pids_max: u64,
     /// What it runs.

@@ -55,6 +55,7 @@ impl World {
             hostname: "node-1".to_owned(),
             cpu_millis: 500,
             memory_bytes: 256 << 20,
+            disk_bytes: None,
             pids_max: 200,
             program: Program { args: vec![PROGRAM.to_owned(), "report".to_owned()], env: BTreeMap::new() },
             mounts: vec![Mount { source: shared, target: "/shared".into(), writable: false }],

@@ -47,6 +47,10 @@ pub(crate) struct Options {
     /// is what is meant if nothing is given, and of what is not named.
     #[arg(long, env = "SKEP_EVICTION_HARD", value_name = "THRESHOLDS")]
     eviction_hard: Option<Thresholds>,
+    /// What machines have for a disk: `shared`, the host's, without a limit; or `own`, a file system as large as their flavour's
+    /// `ephemeral-storage`, which takes loop devices and `mkfs.ext4`. Machines that are there already keep what they have.
+    #[arg(long, env = "SKEP_MACHINE_DISKS", value_enum, default_value_t = Disks::Shared)]
+    machine_disks: Disks,
     /// What agents log.
     #[arg(long, default_value = "info")]
     agent_log: String,
@@ -67,6 +71,13 @@ pub(crate) struct Options {
     /// End when the process that started this one does.
     #[arg(long, hide = true)]
     with_parent: bool,
+}
+
+/// What machines have for a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Disks {
+    Shared,
+    Own,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -150,6 +161,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
             memory_part: options.memory_part.max(1),
         },
         launcher: launcher()?,
+        own_disks: options.machine_disks == Disks::Own,
         agent_log: options.agent_log,
         eviction_hard: options.eviction_hard.map(|t| t.to_string()),
         registries: options.registries,

@@ -12,6 +12,7 @@
 //! ```text
 //! DIR/ID/machine.json   what it is to be, and whether it is being removed
 //!        root/          its private files
+//!        disk.img       the file system that those are in, if machines have disks of their own
 //!        control/       what the host tells it (seen as /run/skep, read-only)
 //!        images/        what it holds of the host's images (seen as /var/lib/skep-images, read-only)
 //!        user, net      its user and network namespaces
@@ -21,6 +22,7 @@
 
 pub mod boot;
 mod cgroup;
+mod disk;
 mod elf;
 mod filter;
 mod ids;
@@ -111,6 +113,7 @@ pub struct ProcessDriver {
     directory: PathBuf,
     parent: String,
     launcher: Vec<OsString>,
+    own_disks: bool,
     faults: Option<Faults>,
 }
 
@@ -122,7 +125,13 @@ impl ProcessDriver {
     /// [`init::main`] with what follows, before it has started any thread.
     #[must_use]
     pub fn new(directory: PathBuf, parent: &str, launcher: Vec<OsString>) -> ProcessDriver {
-        ProcessDriver { directory, parent: parent.to_owned(), launcher, faults: None }
+        ProcessDriver { directory, parent: parent.to_owned(), launcher, own_disks: false, faults: None }
+    }
+
+    /// Machines must have disks of their own, of the size that they are to have: [`Driver::probe`] finds out whether they can.
+    #[must_use]
+    pub fn with_own_disks(self, own_disks: bool) -> ProcessDriver {
+        ProcessDriver { own_disks, ..self }
     }
 
     /// For tests: fails wherever the function says so.
@@ -264,8 +273,16 @@ impl Driver for ProcessDriver {
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         // Its ids are nobody's: nothing ever runs in it.
         let tried = namespaces::create(&dir, ids::IDS_PER_MACHINE).and_then(|()| root::try_mapping(&dir));
+        let disk = if self.own_disks { disk::probe(&dir) } else { Ok(()) };
         self.remove(&probe)?;
-        tried.map_err(|e| unsupported(&e.story()))
+        tried.map_err(|e| unsupported(&e.story()))?;
+        disk.map_err(|e| {
+            unsupported(&format!(
+                "machines are to have disks of their own, and cannot: {}; install e2fsprogs and let loop devices be used, or have \
+                 them share the host's disk without a limit (--machine-disks shared)",
+                e.story()
+            ))
+        })
     }
 
     fn list(&self) -> Result<Vec<Found>, Error> {
@@ -332,6 +349,7 @@ impl Driver for ProcessDriver {
                 let path = dir.join(name);
                 fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
             }
+            disk::attach(&dir, spec.disk_bytes)?;
             root::create(&dir.join(ROOT), spec, first_id)
         })?;
         self.step(id, Step::Limits, || {
