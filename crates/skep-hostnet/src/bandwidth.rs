@@ -20,6 +20,8 @@ pub(crate) struct Identity {
     /// The policy that it names, whether there is one or not.
     pub(crate) policy_name: Option<String>,
     pub(crate) policy: Option<Policy>,
+    /// The interface of the machine whose own port it is.
+    pub(crate) machine: Option<String>,
 }
 
 /// A port of this host, as it is.
@@ -92,7 +94,9 @@ impl Shared {
                         policy,
                     });
                     let uid = object.uid.to_string();
-                    identities.insert(name, Identity { key: object.key.clone(), uid, policy_name, policy });
+                    let machine = port.is_machine.then(|| interface.clone());
+                    let key = object.key.clone();
+                    identities.insert(name, Identity { key, uid, policy_name, policy, machine });
                 }
             }
         }
@@ -171,19 +175,24 @@ impl Shared {
         let all: Vec<_> = self.here.lock().values().cloned().collect();
         let bandwidth = self.bandwidth.clone();
         let work = move || {
-            let mut traffic = BTreeMap::new();
+            let (mut traffic, mut forged) = (BTreeMap::new(), BTreeMap::new());
             for here in all {
-                traffic.extend(here.lock().shaper.traffic()?);
+                let mut here = here.lock();
+                traffic.extend(here.shaper.traffic()?);
+                forged.extend(here.switch.forged()?);
             }
             let mut state = bandwidth.state.lock();
             if let Some(uplink) = &mut state.uplink {
                 uplink.clean()?;
             }
             let reading = |(name, identity): (&String, &Identity)| {
-                let traffic = state.plan.numbers.get(name).and_then(|n| traffic.get(n))?;
+                let mut traffic = *state.plan.numbers.get(name).and_then(|n| traffic.get(n))?;
+                // Whatever a machine forges, it is the machine: nobody knows which of its pods it was.
+                let of = identity.machine.as_ref().and_then(|machine| forged.get(machine));
+                traffic.forged = of.copied().unwrap_or_default();
                 Some(Reading {
                     identity: identity.clone(),
-                    traffic: *traffic,
+                    traffic,
                     granted: state.plan.granted.get(name).copied().unwrap_or_default(),
                     uplink_known: state.capacity.is_some(),
                 })

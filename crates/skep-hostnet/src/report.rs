@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_client::Patch;
 use skep_net::bandwidth::PortTraffic;
+use skep_net::switch::Forged;
 use skep_netplan::bandwidth::Limits;
 
 use crate::bandwidth::Reading;
@@ -52,22 +53,30 @@ impl Totals {
             let sum = field(&mut self.0);
             *sum = sum.saturating_add(more).min(MAX);
         }
+        let counts = before.forged.counts().iter().zip(now.forged.counts().iter());
+        for (sum, (before, now)) in self.0.forged.counts().iter_mut().zip(counts) {
+            let more = if now >= before { now - before } else { *now };
+            *sum = sum.saturating_add(more).min(MAX);
+        }
     }
 
-    fn dropped(&self) -> [(&'static str, u64); 4] {
+    fn dropped(&self) -> Vec<(&'static str, u64)> {
         let PortTraffic {
             sent_over_limit,
             received_over_limit,
             sent_over_maximum,
             received_over_maximum,
+            mut forged,
             ..
         } = self.0;
-        [
+        let mut all = vec![
             ("EgressPacketLimit", sent_over_limit),
             ("IngressPacketLimit", received_over_limit),
             ("EgressMaximum", sent_over_maximum),
             ("IngressMaximum", received_over_maximum),
-        ]
+        ];
+        all.extend(Forged::REASONS.into_iter().zip(*forged.counts()));
+        all
     }
 }
 
@@ -111,6 +120,7 @@ impl Earlier {
             received_over_limit: dropped("IngressPacketLimit"),
             sent_over_maximum: dropped("EgressMaximum"),
             received_over_maximum: dropped("IngressMaximum"),
+            forged: Forged::new(Forged::REASONS.map(dropped)),
         })
     }
 }

@@ -17,6 +17,7 @@ fn reading(n: u32, sent_bytes: u64) -> Reading {
             uid: format!("u{n}"),
             policy_name: None,
             policy: None,
+            machine: None,
         },
         traffic: PortTraffic { sent_bytes, sent_packets: sent_bytes / 100, ..PortTraffic::default() },
         granted: Granted::default(),
@@ -116,4 +117,24 @@ fn what_is_in_effect_is_said_at_once() {
     port.uplink_known = false;
     port.granted.sending_bits_per_s = 0;
     assert_eq!(turn(&mut reports, &[port], at(4), 10)[0]["conditions"][1]["reason"], "UplinkUnknown");
+}
+
+#[test]
+fn what_a_machine_forges_is_told_by_reason_and_outlives_a_daemon() {
+    let mut reports = Reports::default();
+    let mut machine = reading(1, 100);
+    machine.traffic.forged = Forged::new([2, 0, 0, 3, 0, 0]);
+    let told = turn(&mut reports, &[machine.clone()], at(0), 1);
+    let wanted = json!({"ForgedEthernetAddress": 2, "ForgedAddress": 3});
+    assert_eq!((&told[0]["dropped"], &told[0]["droppedPackets"]), (&wanted, &json!(5)));
+    // Another daemon, whose counters begin anew, goes on from there.
+    let earlier: Earlier = serde_json::from_value(json!({"status": told[0]})).unwrap();
+    let mut reports = Reports::default();
+    machine.traffic.forged = Forged::new([1, 0, 0, 0, 0, 4]);
+    reports.begin(&machine, &earlier, at(10));
+    let told = turn(&mut reports, &[machine], at(20), 1);
+    assert_eq!(
+        told[0]["dropped"],
+        json!({"ForgedEthernetAddress": 3, "ForgedAddress": 3, "UnknownProtocol": 4})
+    );
 }

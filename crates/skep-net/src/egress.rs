@@ -132,7 +132,9 @@ const KNOWN: [Expr<'static>; 3] = [
 ];
 
 const ACCEPT: [Expr<'static>; 1] = [Expr::Verdict(Verdict::Accept)];
-const DROP: [Expr<'static>; 1] = [Expr::Verdict(Verdict::Drop)];
+/// What is counted of packets that are dropped on a host: sent to the host itself, to one of all hosts, to what is only on the link,
+/// as packets of networks; and what comes for a network that it did not ask for.
+const DROPPED: [&str; 5] = ["to-this-host", "to-hosts", "to-the-link", "vxlan", "from-outside"];
 
 fn chain(kind: ChainKind, hook: Hook, drop: bool) -> BaseChain<'static> {
     let priority = match kind {
@@ -178,6 +180,9 @@ pub fn guard_host(host: &Namespace, hosts: &[Ipv4Addr], vxlan_port: u16) -> Resu
     }
     let [a, b] = vxlan_port.to_be_bytes();
     batch.add_element(OUTSIDE, "carried", NewElement { key: vec![a, b, 0, 0], ..NewElement::default() });
+    for counter in DROPPED {
+        batch.add_counter(OUTSIDE, counter);
+    }
     for (name, hook, kind) in [
         ("input", Hook::Input, ChainKind::Filter),
         ("forward", Hook::Forward, ChainKind::Filter),
@@ -191,20 +196,21 @@ pub fn guard_host(host: &Namespace, hosts: &[Ipv4Addr], vxlan_port: u16) -> Resu
     let address = Expr::Payload { base: PayloadBase::Network, offset: 16, len: 4, to: Reg(0) };
     let mut rule = |chain: &str, parts: &[&[Expr<'_>]]| batch.add_rule(OUTSIDE, chain, &parts.concat());
     rule("input", &[&from, &KNOWN, &ACCEPT]);
-    rule("input", &[&from, &DROP]);
+    let drop = |counter| [Expr::Count(counter), Expr::Verdict(Verdict::Drop)];
+    rule("input", &[&from, &drop("to-this-host")]);
     rule("forward", &[&to, &KNOWN, &ACCEPT]);
-    rule("forward", &[&to, &DROP]);
+    rule("forward", &[&to, &drop("from-outside")]);
     let in_set = |set| Expr::Lookup { set, from: Reg(0), to: None, inverted: false };
-    rule("forward", &[&from, &[address.clone(), in_set("hosts")], &DROP]);
+    rule("forward", &[&from, &[address.clone(), in_set("hosts")], &drop("to-hosts")]);
     let first_two = [Expr::Payload { base: PayloadBase::Network, offset: 16, len: 2, to: Reg(0) }];
     let link = [Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &LINK_LOCAL }];
-    rule("forward", &[&from, &first_two, &link, &DROP]);
+    rule("forward", &[&from, &first_two, &link, &drop("to-the-link")]);
     let udp = [
         Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) },
         Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[UDP] },
         Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: Reg(0) },
     ];
-    rule("forward", &[&from, &udp, &[in_set("carried")], &DROP]);
+    rule("forward", &[&from, &udp, &[in_set("carried")], &drop("vxlan")]);
     let mark = MARK.to_ne_bytes();
     let marked =
         [Expr::Immediate { to: Reg(0), value: &mark }, Expr::MetaSet { key: MetaKey::Mark, from: Reg(0) }];

@@ -5,7 +5,7 @@
 //! and to the outside is routed here. Bridged packets pass the IP layer's packet filters: a service's answer that
 //! comes straight from a pod of the same subnet must be seen by the connection tracking that changed its request.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -13,7 +13,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::link::{Bridge, BridgePort, Link, LinkStats, MacAddr, Net, Peer};
 use crate::netlink::{Error, Result, unless_exists};
 use crate::nft::{
-    BaseChain, Batch, ChainKind, Cmp, Expr, Family, Hook, MetaKey, NewElement, Nft, PayloadBase, Reg, Table,
+    BaseChain, Batch, ChainKind, Cmp, Expr, Family, Hook, MetaKey, NewElement, Nft, PayloadBase, Reg, Set,
+    Table,
 };
 use crate::ns::{Namespace, sysctl};
 use crate::origin;
@@ -28,6 +29,12 @@ const POD_HASH_BITS: u32 = 48;
 
 /// What the machine says under its own addresses.
 const VOICE: Table = Table { family: Family::Netdev, name: "skep-uplink" };
+
+/// What connection tracking does not see.
+const NAMES: Table = Table { family: Family::Ip, name: "skep-names" };
+/// Before connection tracking.
+const PRIORITY_RAW: i32 = -300;
+const UDP: u8 = 17;
 
 /// Whom each pod may speak as.
 const PODS: Table = Table { family: Family::Bridge, name: "skep-pods" };
@@ -184,6 +191,43 @@ impl MachineNetwork {
             self.net.replace_route(&route)?;
         }
         Ok(())
+    }
+
+    /// Keeps questions to a server of this machine, and its answers, out of connection tracking: each question has a port of its own, and
+    /// a connection of UDP is remembered for half a minute. With 20,000 questions a second the host's whole table would be full of
+    /// them, and everybody's connections would fail. Nothing needs them there: filters look at what goes through, not at what ends here.
+    ///
+    /// # Errors
+    /// What the kernel says; then what was said before holds.
+    pub fn leave_untracked(&mut self, server: SocketAddrV4) -> Result<()> {
+        let mut batch = Batch::new();
+        batch.delete_table(NAMES);
+        batch.add_table(NAMES);
+        let (ip, port) = (server.ip().octets(), server.port().to_be_bytes());
+        // What comes is known by where it goes, what leaves by where it comes from.
+        for (chain, hook, address, number) in
+            [("questions", Hook::Prerouting, 16, 2), ("answers", Hook::Output, 12, 0)]
+        {
+            let base = BaseChain {
+                kind: ChainKind::Filter,
+                hook,
+                priority: PRIORITY_RAW,
+                drop: false,
+                device: None,
+            };
+            batch.add_base_chain(NAMES, chain, &base);
+            let rule = [
+                Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) },
+                Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[UDP] },
+                Expr::Payload { base: PayloadBase::Network, offset: address, len: 4, to: Reg(0) },
+                Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &ip },
+                Expr::Payload { base: PayloadBase::Transport, offset: number, len: 2, to: Reg(0) },
+                Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &port },
+                Expr::Untracked,
+            ];
+            batch.add_rule(NAMES, chain, &rule);
+        }
+        Nft::open(&self.namespace)?.commit(batch)
     }
 
     /// What it was made from.
@@ -378,17 +422,26 @@ fn own_voice(config: &MachineConfig, uplink: &str) -> Batch {
     let device = Some(uplink);
     let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Egress, priority: 0, drop: false, device };
     batch.add_base_chain(VOICE, "egress", &base);
-    for address in &config.addresses {
-        let (protocol, offset, bytes) = match address.addr() {
-            IpAddr::V4(ip) => ([0x08, 0x00], 12, ip.octets().to_vec()),
-            IpAddr::V6(ip) => ([0x86, 0xdd], 8, ip.octets().to_vec()),
-        };
-        let len = bytes.len() as u32;
+    // A lookup for each family, however many addresses there are: every packet that leaves comes by.
+    for (set, protocol, offset, len) in [("own4", [0x08, 0x00], 12, 4), ("own6", [0x86, 0xdd], 8, 16)] {
+        let own = config.addresses.iter().filter_map(|a| match (a.addr(), len) {
+            (IpAddr::V4(ip), 4) => Some(ip.octets().to_vec()),
+            (IpAddr::V6(ip), 16) => Some(ip.octets().to_vec()),
+            _ => None,
+        });
+        let own: Vec<Vec<u8>> = own.collect();
+        if own.is_empty() {
+            continue;
+        }
+        batch.add_set(VOICE, &Set { name: set.into(), key: vec![len], ..Set::default() });
+        for key in own {
+            batch.add_element(VOICE, set, NewElement { key, ..NewElement::default() });
+        }
         let rule = [
             Expr::Meta { key: MetaKey::Protocol, to: Reg(0) },
             Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &protocol },
-            Expr::Payload { base: PayloadBase::Network, offset, len, to: Reg(0) },
-            Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &bytes },
+            Expr::Payload { base: PayloadBase::Network, offset, len: len.into(), to: Reg(0) },
+            Expr::Lookup { set, from: Reg(0), to: None, inverted: false },
             Expr::Immediate { to: Reg(0), value: &config.mac.0 },
             // The Ethernet header's source.
             Expr::PayloadSet { base: PayloadBase::Link, offset: 6, len: 6, from: Reg(0) },

@@ -9,20 +9,24 @@
 //! | `ip` | IPv4 or IPv6 from an address that does not belong to the Ethernet address |
 //! | `arp` | ARP that tells somebody else's address, and the same of IPv6 |
 //! | `other` | anything that is neither IP nor ARP |
+//!
+//! Where it was asked for with [`count_for`], each interface has counters of its own beside: `mac@INTERFACE` and so on.
 
 use std::net::IpAddr;
 
 use skep_netplan::fabric::Mac;
 
 use crate::nft::{
-    BaseChain, Batch, ChainKind, Cmp, Expr, Hook, MetaKey, NewElement, PayloadBase, Reg, Set, Table, Verdict,
+    BaseChain, Batch, ChainKind, Cmp, ElementData, Expr, Hook, MapTo, MetaKey, NewElement, PayloadBase, Reg,
+    Set, Table, Verdict,
 };
 
 /// Before anything else that looks at bridged packets.
 const PRIORITY: i32 = -300;
 /// Names of interfaces are this long in the kernel.
 const NAME_BYTES: usize = 16;
-const COUNTERS: [&str; 6] = ["mac", "dhcp", "ra", "ip", "arp", "other"];
+/// Why packets are dropped here.
+pub(crate) const REASONS: [&str; 6] = ["mac", "dhcp", "ra", "ip", "arp", "other"];
 /// The set of Ethernet addresses that may be spoken from.
 pub(crate) const MACS: &str = "macs";
 /// All sets whose keys begin with an interface.
@@ -65,6 +69,47 @@ pub(crate) fn allowed_mac(interface: &str, mac: &Mac) -> NewElement {
 /// Whether an element of one of the sets is an interface's.
 pub(crate) fn is_of(key: &[u8], interface: &str) -> bool {
     key.get(..NAME_BYTES) == source(interface, &[0; 6]).get(..NAME_BYTES)
+}
+
+/// The chain that counts and drops, and the map of interfaces' own counters.
+fn place(reason: &str) -> (String, String) {
+    (format!("drop-{reason}"), format!("by-{reason}"))
+}
+
+fn counter(reason: &str, interface: &str) -> String {
+    format!("{reason}@{interface}")
+}
+
+/// The interface and the place of the reason in [`REASONS`] that a counter is of, if it is an interface's.
+pub(crate) fn counted(name: &str) -> Option<(&str, usize)> {
+    let (reason, interface) = name.split_once('@')?;
+    Some((interface, REASONS.iter().position(|r| *r == reason)?))
+}
+
+fn interface_key(interface: &str) -> Vec<u8> {
+    let mut key = interface.as_bytes().to_vec();
+    key.resize(NAME_BYTES, 0);
+    key
+}
+
+/// Counts what is dropped of an interface's packets by itself too, from now on.
+pub(crate) fn count_for(batch: &mut Batch, table: Table, interface: &str) {
+    for reason in REASONS {
+        let counter = counter(reason, interface);
+        batch.add_counter(table, &counter);
+        let data = Some(ElementData::Counter(counter));
+        let element = NewElement { key: interface_key(interface), data, ..NewElement::default() };
+        batch.add_element(table, &place(reason).1, element);
+    }
+}
+
+/// The interface is gone, and its counters with it.
+pub(crate) fn forget(batch: &mut Batch, table: Table, interface: &str) {
+    for reason in REASONS {
+        let element = NewElement { key: interface_key(interface), ..NewElement::default() };
+        batch.delete_element(table, &place(reason).1, element);
+        batch.delete_counter(table, &counter(reason, interface));
+    }
 }
 
 /// Where the key's parts are: four registers for the interface, two for the Ethernet address, then the IP address.
@@ -111,8 +156,19 @@ pub(crate) fn filters(batch: &mut Batch, table: Table, trusted: &Trusted) {
     for (name, key) in [(MACS, &[NAME, 6][..]), ("allowed4", &[NAME, 6, 4]), ("allowed6", &[NAME, 6, 16])] {
         batch.add_set(table, &Set { name: name.into(), key: key.into(), ..Set::default() });
     }
-    for counter in COUNTERS {
-        batch.add_counter(table, counter);
+    for reason in REASONS {
+        let (chain, by) = place(reason);
+        batch.add_counter(table, reason);
+        batch.add_set(
+            table,
+            &Set { name: by.clone(), key: vec![NAME], map: Some(MapTo::Counter), ..Set::default() },
+        );
+        batch.add_chain(table, &chain);
+        batch.flush_chain(table, &chain);
+        let whose = Expr::Meta { key: MetaKey::Iifname, to: INTERFACE };
+        // In a rule of its own: it ends where an interface has no counter.
+        batch.add_rule(table, &chain, &[whose, Expr::CountBy { set: &by, from: INTERFACE }]);
+        batch.add_rule(table, &chain, &[Expr::Count(reason), Expr::Verdict(Verdict::Drop)]);
     }
     let ingress = BaseChain {
         kind: ChainKind::Filter,
@@ -127,7 +183,7 @@ pub(crate) fn filters(batch: &mut Batch, table: Table, trusted: &Trusted) {
         batch.add_chain(table, chain);
         batch.flush_chain(table, chain);
     }
-    let drop = |name| [Expr::Count(name), Expr::Verdict(Verdict::Drop)];
+    let drop = |reason| [Expr::Verdict(Verdict::Goto(place(reason).0))];
     let who = [Expr::Meta { key: MetaKey::Iifname, to: INTERFACE }, bytes(Link, 6, 6, ETHER)];
     let in_set = |set, inverted| Expr::Lookup { set, from: INTERFACE, to: None, inverted };
     let accept = || Expr::Verdict(Verdict::Accept);
@@ -141,6 +197,11 @@ pub(crate) fn filters(batch: &mut Batch, table: Table, trusted: &Trusted) {
         accept(),
     ];
     rule("ingress", &[&from_trusted]);
+    // What is nearly all that comes is let through first: who may speak from an address may from its Ethernet address, so one lookup
+    // says both. Only what fails it is looked at closer, to be counted as what it is.
+    let udp = |offset| [bytes(Network, offset, 1, ANY), Expr::Cmp { from: ANY, op: Cmp::Ne, value: &[17] }];
+    let right4 = [bytes(Network, 12, 4, ADDRESS), in_set("allowed4", false), accept()];
+    rule("ingress", &[&is(Link, 12, &[0x08, 0x00]), &udp(9), &who, &right4]);
     rule("ingress", &[&who, &[in_set(MACS, true)], &drop("mac")]);
     for (kind, chain) in [([0x08, 0x00], "ip4"), ([0x08, 0x06], "arp"), ([0x86, 0xdd], "ip6")] {
         rule("ingress", &[&is(Link, 12, &kind), &[goto(chain)]]);
@@ -149,7 +210,7 @@ pub(crate) fn filters(batch: &mut Batch, table: Table, trusted: &Trusted) {
 
     // A fragment has no ports to look at, but then it has no beginning of a packet either.
     rule("ip4", &[&is(Network, 9, &[17]), &is(Transport, 0, &67u16.to_be_bytes()), &drop("dhcp")]);
-    rule("ip4", &[&who, &[bytes(Network, 12, 4, ADDRESS), in_set("allowed4", false), accept()]]);
+    rule("ip4", &[&who, &right4]);
     rule("ip4", &[&drop("ip")]);
 
     // Who tells, and who sends: both must be the same, and have the address that is told.

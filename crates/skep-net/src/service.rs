@@ -21,8 +21,8 @@ use skep_netplan::service::{Change, Family, Frontend, L4, Pick};
 use crate::conntrack::Conntrack;
 use crate::netlink::Result;
 use crate::nft::{
-    BaseChain, Batch, ChainKind, Cmp, ElementData, Expr, Hook, MapTo, MetaKey, NatKind, NewElement, Nft,
-    PayloadBase, Reg, Set, Table, Verdict,
+    BaseChain, Batch, ChainKind, Cmp, CtKey, ElementData, Expr, Hook, MapTo, MetaKey, NatKind, NewElement,
+    Nft, PayloadBase, Reg, Set, Table, Verdict,
 };
 use crate::ns::Namespace;
 
@@ -36,6 +36,8 @@ const PRIORITY_DNAT: i32 = -100;
 const PRIORITY_REFUSE: i32 = -110;
 /// Where sources are hidden: where everybody does (`srcnat`).
 const PRIORITY_SNAT: i32 = 100;
+/// Connection tracking's bit for the first packets of a connection.
+const NEW: u32 = 0b1000;
 /// How long a client stays with an endpoint if the rule says nothing: each says its own.
 const AFFINITY_DEFAULT_MS: u64 = 10_800_000;
 
@@ -168,7 +170,14 @@ fn base(batch: &mut Batch, family: Family) {
         batch.add_rule(t, name, &[Expr::Verdict(Verdict::Jump("services".into()))]);
         let refuse = format!("refuse-{name}");
         batch.add_base_chain(t, &refuse, &chain(ChainKind::Filter, hook, PRIORITY_REFUSE));
-        batch.add_rule(t, &refuse, &[Expr::Verdict(Verdict::Jump("refuse".into()))]);
+        // Who is connected already goes on with whom it has, until that ends.
+        let begins = [
+            Expr::Ct { key: CtKey::State, to: Reg(0) },
+            Expr::Bitwise { from: Reg(0), to: Reg(0), mask: &NEW.to_ne_bytes(), xor: &[0; 4] },
+            Expr::Cmp { from: Reg(0), op: Cmp::Ne, value: &[0; 4] },
+            Expr::Verdict(Verdict::Jump("refuse".into())),
+        ];
+        batch.add_rule(t, &refuse, &begins);
     }
     batch.add_base_chain(t, "postrouting", &chain(ChainKind::Nat, Hook::Postrouting, PRIORITY_SNAT));
 

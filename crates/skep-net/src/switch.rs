@@ -6,6 +6,7 @@
 //!
 //! What comes from a machine must come from who the machine is: see [`crate::origin`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,35 @@ pub struct Switch {
     mtu: u32,
     vni: u32,
     known: Fabric,
+    /// Interfaces whose forgeries are counted by themselves.
+    counted: BTreeSet<String>,
+}
+
+/// Packets of a machine that were dropped because they were not what they said, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forged([u64; origin::REASONS.len()]);
+
+impl Forged {
+    /// What operators call the reasons, in the order of [`Forged::counts`].
+    pub const REASONS: [&'static str; origin::REASONS.len()] = [
+        "ForgedEthernetAddress",
+        "AddressServer",
+        "RouterAdvertisement",
+        "ForgedAddress",
+        "ForgedNeighbour",
+        "UnknownProtocol",
+    ];
+
+    /// How many there were for each reason.
+    pub fn counts(&mut self) -> &mut [u64; origin::REASONS.len()] {
+        &mut self.0
+    }
+
+    /// From how many there were for each reason.
+    #[must_use]
+    pub fn new(counts: [u64; origin::REASONS.len()]) -> Forged {
+        Forged(counts)
+    }
 }
 
 impl Switch {
@@ -89,8 +119,8 @@ impl Switch {
             net.set_up(link)?;
         }
         let (path, mtu, vni) = (path.to_owned(), config.mtu, config.vni);
-        let mut switch =
-            Switch { namespace, path, net, nft, bridge, wire, mtu, vni, known: Fabric::default() };
+        let (known, counted) = (Fabric::default(), BTreeSet::new());
+        let mut switch = Switch { namespace, path, net, nft, bridge, wire, mtu, vni, known, counted };
         switch.start_filters()?;
         switch.forget_forwards()?;
         Ok(switch)
@@ -150,6 +180,12 @@ impl Switch {
         }
         let ours = self.net.expect_link(name)?;
         self.namespace.run(|| quiet(name))??;
+        if !self.counted.contains(name) {
+            let mut batch = Batch::new();
+            origin::count_for(&mut batch, TABLE, name);
+            self.nft.commit(batch)?;
+            self.counted.insert(name.to_owned());
+        }
         if ours.master != Some(self.bridge) {
             self.net.set_master(ours.index, self.bridge)?;
         }
@@ -169,6 +205,11 @@ impl Switch {
     /// What the kernel says.
     pub fn detach(&mut self, name: &str) -> Result<()> {
         self.net.delete_link(name)?;
+        if self.counted.remove(name) {
+            let mut batch = Batch::new();
+            origin::forget(&mut batch, TABLE, name);
+            self.nft.commit(batch)?;
+        }
         // With the interface its forwarding entries went.
         self.known.local.retain(|_, interface| interface != name);
         Ok(())
@@ -236,6 +277,20 @@ impl Switch {
     /// What the kernel says.
     pub fn dropped(&mut self) -> Result<Vec<Counter>> {
         self.nft.counters(TABLE)
+    }
+
+    /// The same by the interface of the machine, since it was attached or the switch set up.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn forged(&mut self) -> Result<BTreeMap<String, Forged>> {
+        let mut all: BTreeMap<String, Forged> = BTreeMap::new();
+        for counter in self.nft.counters(TABLE)? {
+            if let Some((interface, reason)) = origin::counted(&counter.name) {
+                all.entry(interface.to_owned()).or_default().0[reason] = counter.packets;
+            }
+        }
+        Ok(all)
     }
 
     /// What went through each machine's interface, seen from the switch.

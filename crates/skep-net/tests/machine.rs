@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::net::{SocketAddrV4, UdpSocket};
+use std::time::Duration;
+
 use common::{Mounts, arrives, can, machine, pod, talk};
 use skep_net::machine::{MachineNetwork, pod_interface};
 use skep_net::nft::{Family, Nft};
@@ -151,4 +154,49 @@ fn nothing_is_left() {
     assert_eq!(Nft::open(&namespace).unwrap().tables(Family::Bridge).unwrap(), [""; 0]);
     let names: Vec<_> = Net::open(&namespace).unwrap().links().unwrap().into_iter().map(|l| l.name).collect();
     assert_eq!(names, ["lo"]);
+}
+
+/// What connection tracking holds in a namespace that contains a text.
+fn tracked(ns: &Namespace, text: &str) -> usize {
+    let all = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack")).unwrap();
+    all.unwrap().lines().filter(|l| l.contains(text)).count()
+}
+
+/// Asks a server of a machine; how often that is tracked there.
+fn asked(machine: &Namespace, client: &Namespace, server: SocketAddrV4) -> usize {
+    let there = machine.run(|| UdpSocket::bind(server)).unwrap().unwrap();
+    let here = client.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    for socket in [&there, &here] {
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    }
+    let mut buf = [0; 16];
+    here.send_to(b"ask", server).unwrap();
+    let (_, from) = there.recv_from(&mut buf).unwrap();
+    there.send_to(b"answer", from).unwrap();
+    here.recv_from(&mut buf).unwrap();
+    tracked(machine, &format!("sport={} dport={}", from.port(), server.port()))
+}
+
+#[test]
+fn questions_to_the_name_server_are_not_tracked() {
+    if !can() {
+        return;
+    }
+    if !std::path::Path::new("/proc/net/nf_conntrack").exists() {
+        eprintln!("SKIPPED: this kernel does not show what it tracks");
+        return;
+    }
+    let (mut machine, mounts) = (machine(), Mounts::new());
+    let config = pod(1, &mounts.path("p1"));
+    machine.set_up_pod(&config).unwrap();
+    // As in every machine: services bring connection tracking with them.
+    skep_net::service::Services::open(machine.namespace()).unwrap().replace(&[]).unwrap();
+    let server: SocketAddrV4 = "10.7.0.2:53".parse().unwrap();
+    let client = Namespace::open(&config.namespace).unwrap();
+    let tracks = |machine: &MachineNetwork, server| asked(machine.namespace(), &client, server);
+    assert_eq!(tracks(&machine, server), 1, "without it, it is tracked");
+    machine.leave_untracked(server).unwrap();
+    machine.leave_untracked(server).unwrap();
+    assert_eq!(tracks(&machine, server), 0);
+    assert_eq!(tracks(&machine, "10.7.0.2:54".parse().unwrap()), 1, "everything else is");
 }

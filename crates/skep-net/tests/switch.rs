@@ -13,7 +13,7 @@ use serde_json::json;
 use skep_net::filter::{Filter, Purpose, filter_bridged};
 use skep_net::link::{Bridge, Peer};
 use skep_net::nft::{Family, Nft};
-use skep_net::switch::{Switch, SwitchConfig};
+use skep_net::switch::{Forged, Switch, SwitchConfig};
 use skep_net::{MacAddr, Namespace, Net};
 use skep_netplan::fabric::{Place, Port, plan};
 use skep_netplan::filter::group::{self, Group, Member};
@@ -232,6 +232,20 @@ fn what_is_forged_is_dropped_and_counted() {
     let server = cloud.machines[0][0].run(|| UdpSocket::bind(format!("{own}:67"))).unwrap().unwrap();
     server.send_to(b"offer", format!("{other}:68")).unwrap();
     assert_eq!(cloud.dropped(0, 0)["dhcp"], 1);
+
+    // All of it is counted for the machine's interface too, and nothing else is.
+    let mut forged = cloud.hosts[0].switches[0].forged().unwrap();
+    let all = cloud.dropped(0, 0);
+    let by_reason = ["mac", "dhcp", "ra", "ip", "arp", "other"].map(|reason| all[reason]);
+    assert_eq!(forged.keys().collect::<Vec<_>>(), ["m"]);
+    assert_eq!(*forged.get_mut("m").unwrap().counts(), by_reason, "{all:?}");
+    // An interface that goes takes its counters along, and comes back with none.
+    let machine = cloud.machines[0][0].try_clone().unwrap();
+    let switch = &mut cloud.hosts[0].switches[0];
+    switch.detach("m").unwrap();
+    assert!(switch.forged().unwrap().is_empty());
+    assert!(switch.attach("m", &machine, "eth0").unwrap());
+    assert_eq!(switch.forged().unwrap()["m"], Forged::default());
 }
 
 #[test]

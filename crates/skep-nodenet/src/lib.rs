@@ -17,7 +17,7 @@ mod relay;
 mod services;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -190,6 +190,7 @@ impl NodeNetwork {
             let mut machine = MachineNetwork::set_up(Namespace::current()?, machine)?;
             machine.add_routes(&[service_range()])?;
             machine.guard_pods(&speakers)?;
+            machine.leave_untracked(SocketAddrV4::new(DNS_IP, DNS_PORT))?;
             Ok(machine)
         })
         .await?;

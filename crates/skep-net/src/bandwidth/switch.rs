@@ -14,6 +14,7 @@ use crate::nft::{
     PayloadBase, Reg, Set, Table,
 };
 use crate::ns::Namespace;
+use crate::switch::Forged;
 use crate::tc::class_priority;
 
 /// Counters, packet limits, classes: never made anew while the switch stands.
@@ -59,6 +60,8 @@ pub struct PortTraffic {
     pub sent_over_maximum: u64,
     /// Packets for it, of the same kind.
     pub received_over_maximum: u64,
+    /// Packets of the machine that were not what they said: filled in by who knows which port is a machine's own.
+    pub forged: Forged,
 }
 
 /// The bandwidth of one network's ports here.
@@ -197,8 +200,20 @@ impl Shaper {
         elements: &Elements,
         objects: &BTreeSet<Object>,
     ) {
-        if self.rest != Some(wanted.rest) {
-            fresh(batch, wanted.rest);
+        let begins = (wanted.rest, classified(wanted.rest, elements));
+        let began = self.rest.map(|rest| (rest, classified(rest, &self.elements)));
+        if began != Some(begins) {
+            fresh(batch, wanted.rest, begins.1);
+        }
+        for direction in [SENT, RECEIVED] {
+            for v6 in [false, true] {
+                let used =
+                    |all: &Elements| ["limit", "class"].map(|what| uses(all, &set_name(what, direction, v6)));
+                let (old, new) = (used(&self.elements), used(elements));
+                if old != new {
+                    port_rules(batch, direction, v6, new);
+                }
+            }
         }
         for object in objects.difference(&self.objects) {
             match object {
@@ -437,45 +452,71 @@ fn tables(batch: &mut Batch) {
             ] {
                 batch.add_set(PORTS, &map(set_name(what, direction, v6), v6, to));
             }
-            // What machines send is known by where it comes from and its source, what they receive by where it goes.
-            let (len, source, destination) = address(v6);
-            let (key, offset) =
-                if direction == SENT { (MetaKey::Iifname, source) } else { (MetaKey::Oifname, destination) };
-            let who = [
-                Expr::Meta { key, to: INTERFACE },
-                Expr::Payload { base: PayloadBase::Network, offset, len: len.into(), to: ADDRESS },
-            ];
             let chain = set_name("port", direction, v6);
             batch.add_chain(PORTS, &chain);
             let is_ours = [
                 Expr::Meta { key: MetaKey::Protocol, to: ANY },
                 Expr::Cmp { from: ANY, op: Cmp::Eq, value: protocol(v6) },
-                Expr::Verdict(Verdict::Jump(chain.clone())),
+                Expr::Verdict(Verdict::Jump(chain)),
             ];
             batch.add_rule(PORTS, entry, &is_ours);
-            let [limit, over, count, class] =
-                ["limit", "over", "count", "class"].map(|what| set_name(what, direction, v6));
-            let drop = [
-                Expr::OverLimitBy { set: &limit, from: INTERFACE },
-                Expr::CountBy { set: &over, from: INTERFACE },
-                Expr::Verdict(Verdict::Drop),
-            ];
-            batch.add_rule(PORTS, &chain, &[&who[..], &drop].concat());
-            let counted = [Expr::CountBy { set: &count, from: INTERFACE }];
-            batch.add_rule(PORTS, &chain, &[&who[..], &counted].concat());
-            let classified = [
-                Expr::Lookup { set: &class, from: INTERFACE, to: Some(CLASS), inverted: false },
-                set_priority(CLASS),
-                Expr::MetaSet { key: MetaKey::Mark, from: CLASS },
-            ];
-            batch.add_rule(PORTS, &chain, &[&who[..], &classified].concat());
+            port_rules(batch, direction, v6, [false; 2]);
         }
     }
 }
 
-/// What every packet from a machine begins with: the class of the network's rest, or none. A queueing device has left its own.
-fn fresh(batch: &mut Batch, rest: Option<u16>) {
+/// Whether a set has anything in it.
+fn uses(elements: &Elements, set: &str) -> bool {
+    elements.keys().any(|(of, _)| of == set)
+}
+
+/// Whether packets have classes at all, in this switch or on the host's uplink.
+fn classified(rest: Option<u16>, elements: &Elements) -> bool {
+    rest.is_some() || elements.keys().any(|(set, _)| set.starts_with("class") || set.starts_with(QUEUE))
+}
+
+/// What is done with a port's packets in one direction. Where no port has a limit or a class, nobody is asked for one: each of these
+/// is a lookup for every packet.
+fn port_rules(batch: &mut Batch, direction: char, v6: bool, [limits, classes]: [bool; 2]) {
+    // What machines send is known by where it comes from and its source, what they receive by where it goes.
+    let (len, source, destination) = address(v6);
+    let (key, offset) =
+        if direction == SENT { (MetaKey::Iifname, source) } else { (MetaKey::Oifname, destination) };
+    let who = [
+        Expr::Meta { key, to: INTERFACE },
+        Expr::Payload { base: PayloadBase::Network, offset, len: len.into(), to: ADDRESS },
+    ];
+    let chain = set_name("port", direction, v6);
+    let [limit, over, count, class] =
+        ["limit", "over", "count", "class"].map(|what| set_name(what, direction, v6));
+    batch.flush_chain(PORTS, &chain);
+    if limits {
+        let drop = [
+            Expr::OverLimitBy { set: &limit, from: INTERFACE },
+            Expr::CountBy { set: &over, from: INTERFACE },
+            Expr::Verdict(Verdict::Drop),
+        ];
+        batch.add_rule(PORTS, &chain, &[&who[..], &drop].concat());
+    }
+    let counted = [Expr::CountBy { set: &count, from: INTERFACE }];
+    batch.add_rule(PORTS, &chain, &[&who[..], &counted].concat());
+    if classes {
+        let classified = [
+            Expr::Lookup { set: &class, from: INTERFACE, to: Some(CLASS), inverted: false },
+            set_priority(CLASS),
+            Expr::MetaSet { key: MetaKey::Mark, from: CLASS },
+        ];
+        batch.add_rule(PORTS, &chain, &[&who[..], &classified].concat());
+    }
+}
+
+/// What every packet from a machine begins with: the class of the network's rest, or none. A queueing device has left its own. Where
+/// nothing has a class, nothing looks at it.
+fn fresh(batch: &mut Batch, rest: Option<u16>, classified: bool) {
     batch.flush_chain(PORTS, "fresh");
+    if !classified {
+        return;
+    }
     let class = rest.map_or(0, class_priority).to_ne_bytes();
     let begin = [
         Expr::Immediate { to: CLASS, value: &class },

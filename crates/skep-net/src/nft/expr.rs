@@ -152,6 +152,8 @@ pub enum Expr<'a> {
     Forget { set: &'a str, key: Reg, data: Option<Reg> },
     /// Tells the sender by ICMP that there is nobody at this port, and drops; in tables of one IP family.
     Refuse { v6: bool },
+    /// Keeps connection tracking from seeing the packet; in chains before it (`raw`).
+    Untracked,
     /// Whether the destination is this machine's own address, as a number: 2 means it is.
     DestinationType { to: Reg },
 }
@@ -240,6 +242,7 @@ impl Expr<'_> {
                 }
             }),
             Expr::Masquerade => of("masq", &|_| ()),
+            Expr::Untracked => of("notrack", &|_| ()),
             Expr::Counter => of("counter", &|_| ()),
             Expr::Count(name) => of("objref", &|m| {
                 m.be32(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER).str(NFTA_OBJREF_IMM_NAME, name);

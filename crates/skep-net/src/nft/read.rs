@@ -46,6 +46,24 @@ impl Nft {
         )
     }
 
+    /// How many rules a table has.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn count_rules(&mut self, table: Table) -> Result<usize> {
+        let mut m = message(table.family, NFT_MSG_GETRULE, 0);
+        m.str(NFTA_RULE_TABLE, table.name);
+        let all = self.socket.dump(
+            &m,
+            || format!("list the rules of {}", table.name),
+            |_, payload| {
+                let name = Attrs(payload.get(4..)?).find(NFTA_RULE_TABLE).map(get_str)?;
+                (name == table.name).then_some(())
+            },
+        )?;
+        Ok(all.len())
+    }
+
     /// The elements of a set.
     ///
     /// # Errors
