@@ -1,6 +1,10 @@
 //! `skep bench`: load on a server, and how it bore it.
 
+mod cloud;
+mod dns;
 mod network;
+mod ports;
+mod services;
 mod testbed;
 
 use std::path::PathBuf;
@@ -28,6 +32,21 @@ enum Command {
     /// Makes two hosts, machines and pods of namespaces of its own, and removes them. Needs root and iperf3. Other work on the
     /// computer takes from what is measured.
     Network(network::Options),
+    /// Measures the name server of a machine: row W4 of SPECIFICATION.md. Needs no server.
+    ///
+    /// Starts an API server of its own in this process, and follows it with a node's network in a namespace. Needs root and two CPUs:
+    /// one is the name server's, the other asks.
+    Dns(dns::Options),
+    /// Measures changes of services and connections through them: row W3 of SPECIFICATION.md. Needs no server.
+    ///
+    /// Starts an API server of its own in this process and fills it with tenants and services; measures a node of one of them, and the
+    /// same tables beside a rule set as kube-proxy makes it. Needs root and nft.
+    Services(services::Options),
+    /// Makes very many ports in one network: row W5 of SPECIFICATION.md. Needs no server.
+    ///
+    /// Starts an API server of its own in this process, fills a network to its last address, and programs a switch that knows all of
+    /// it; for the switch it needs root.
+    Ports(ports::Options),
     /// Creates, updates and deletes small ConfigMaps.
     Writes {
         /// How many.
@@ -107,8 +126,12 @@ enum Wait {
 }
 
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
-    if let Command::Network(options) = &options.command {
-        return network::run(options);
+    match &options.command {
+        Command::Network(options) => return network::run(options),
+        Command::Dns(options) => return dns::run(options),
+        Command::Services(options) => return services::run(options),
+        Command::Ports(options) => return ports::run(options),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let figures = runtime.block_on(measure(Server { kubeconfig: options.kubeconfig }, options.command))?;
@@ -119,7 +142,9 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 async fn measure(server: Server, command: Command) -> anyhow::Result<Figures> {
     Ok(match command {
         // It has been done: no server takes part in it.
-        Command::Network(_) => Figures::default(),
+        Command::Network(_) | Command::Dns(_) | Command::Services(_) | Command::Ports(_) => {
+            Figures::default()
+        }
         Command::Writes { count, concurrency, namespace } => {
             skep_bench::writes(&server, &namespace, count, concurrency).await?
         }

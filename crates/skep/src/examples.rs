@@ -45,6 +45,12 @@ pub(crate) const EXAMPLES: &[Entry] = &[
             "how long small tenants wait for their pods while large ones make thousands",
         )],
     ),
+    ("bench dns", &[("skep bench dns", "how fast a machine's name server answers, on one CPU")]),
+    ("bench ports", &[("skep bench ports", "65,000 pods in one network: addresses, time and memory")]),
+    (
+        "bench services",
+        &[("skep bench services", "what a change of services costs a node, and connections through them")],
+    ),
     (
         "bench network",
         &[

@@ -75,7 +75,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Prints a figure; 1 if it is not met.
-fn figure(what: &str, found: &str, promised: &str, met: bool) -> usize {
+pub(super) fn figure(what: &str, found: &str, promised: &str, met: bool) -> usize {
     println!("{:<58} {found:<26} {promised:<24} {}", what, if met { "met" } else { "NOT MET" });
     usize::from(!met)
 }
