@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ pub struct Cloud {
     listen: String,
     hosts: Vec<Computer>,
     wire: Option<Underlay>,
+    /// Names of further computers end so.
+    number: u32,
 }
 
 /// A further computer.
@@ -34,13 +37,31 @@ struct Computer {
     child: Option<Child>,
 }
 
-/// A number that no other test of this computer uses at the same time.
+/// A number that no other cloud of this computer has at the same time: tests may share a process, or have one each.
 fn unique() -> u32 {
-    std::process::id()
+    static CLOUDS: AtomicU32 = AtomicU32::new(0);
+    // Far from the numbers of other processes.
+    std::process::id().wrapping_add(CLOUDS.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x1_0007)) & 0xf_ffff
 }
 
 fn quietly(command: &mut Command) {
     let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+/// Whether tests with real machines can run here, and these programs are there; says why not.
+#[must_use]
+pub fn possible(programs: &[&str]) -> bool {
+    let there = |program: &&&str| {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders).any(|folder| folder.join(program).exists())
+    };
+    let missing = programs.iter().find(|p| !there(p));
+    let why =
+        crate::agent::impossible().or(missing.map(|p| format!("there is no {p}; `make tools` installs it")));
+    if let Some(why) = &why {
+        eprintln!("SKIPPED: {why}");
+    }
+    why.is_none()
 }
 
 impl Cloud {
@@ -56,7 +77,7 @@ impl Cloud {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
         let listen = format!("127.0.0.1:{port}");
-        let cloud = Cloud { directory, listen, hosts: Vec::new(), wire: None };
+        let cloud = Cloud { directory, listen, hosts: Vec::new(), wire: None, number: 0 };
         cloud.start(more);
         make_image(cloud.directory.path(), &cloud.data());
         cloud
@@ -76,18 +97,40 @@ impl Cloud {
             directory,
             listen: format!("{gateway}:{port}"),
             hosts: Vec::new(),
-            wire: Some(wire.clone()),
+            wire: Some(wire),
+            number: n,
         };
         cloud.start(&["--no-host"]);
         make_image(cloud.directory.path(), &cloud.data());
-        for i in 1..=count {
-            let name = format!("h{i}-{n:x}");
-            wire.plug(i, &Path::new("/run/netns").join(&name)).unwrap();
-            let address = wire.address(i).to_string();
-            cloud.hosts.push(Computer { name, address, child: None });
-            cloud.start_host(usize::from(i) - 1);
+        for _ in 0..count {
+            cloud.add_host();
         }
         cloud
+    }
+
+    /// Another computer, with a host daemon; its number.
+    pub fn add_host(&mut self) -> usize {
+        let wire = self.wire.as_ref().unwrap();
+        let index = self.hosts.len();
+        let number = u8::try_from(index).unwrap() + 1;
+        let name = format!("h{number}-{:x}", self.number);
+        wire.plug(number, &Path::new("/run/netns").join(&name)).unwrap();
+        let address = wire.address(number).to_string();
+        self.hosts.push(Computer { name, address, child: None });
+        self.start_host(index);
+        index
+    }
+
+    /// The further computer that has a file of a machine or a network.
+    #[must_use]
+    pub fn host_with(&self, file: &Path) -> usize {
+        (0..self.hosts.len()).find(|i| file.starts_with(self.host_data(*i))).unwrap()
+    }
+
+    /// How many further computers there are.
+    #[must_use]
+    pub fn hosts(&self) -> usize {
+        self.hosts.len()
     }
 
     fn start(&self, more: &[&str]) {

@@ -8,7 +8,9 @@
 pub mod agent;
 pub mod cloud;
 pub mod computers;
+pub mod frames;
 pub mod networks;
+pub mod traffic;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,13 @@
 //! Where a tenant's network is on a computer: what its tests look into.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use skep_net::Namespace;
 
 use crate::Kubectl;
-use crate::computers::Cloud;
+use crate::computers::{Cloud, eventually};
 
 /// The network namespace of the machine that a pod runs on.
 #[must_use]
@@ -26,7 +28,46 @@ pub fn machine_of(cloud: &Cloud, tenant: &str, kubectl: &Kubectl, pod: &str) -> 
 /// The namespace of the switch of a tenant's network; on several computers, of one of them.
 #[must_use]
 pub fn switch_of(cloud: &Cloud, kubectl: &Kubectl) -> PathBuf {
+    switches_of(cloud, kubectl).remove(0)
+}
+
+/// The same of all computers.
+#[must_use]
+pub fn switches_of(cloud: &Cloud, kubectl: &Kubectl) -> Vec<PathBuf> {
     let vni = kubectl.run(&["get", "network", "default", "-o", "jsonpath={.spec.vni}"]);
-    let all = cloud.switches();
-    all.into_iter().find(|p| p.ends_with(format!("net-{vni}"))).unwrap()
+    cloud.switches().into_iter().filter(|p| p.ends_with(format!("net-{vni}"))).collect()
+}
+
+/// The variable of a container's environment by which [`pod_namespace`] finds it.
+pub const POD_VARIABLE: &str = "SKEP_TEST_POD";
+
+fn processes() -> impl Iterator<Item = i32> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// The network namespace of the pod with a container whose [`POD_VARIABLE`] is this.
+#[must_use]
+pub fn pod_namespace(word: &str) -> Namespace {
+    let wanted = format!("{POD_VARIABLE}={word}");
+    let is = |pid: &i32| {
+        let all = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        all.split(|b| *b == 0).any(|v| v == wanted.as_bytes())
+    };
+    eventually(&format!("a process of the pod {word} runs"), || {
+        let pid = processes().find(is).ok_or("there is none")?;
+        Namespace::of_process(pid.unsigned_abs()).map_err(|e| e.to_string())
+    })
+}
+
+/// The processes of node agents in a machine.
+#[must_use]
+pub fn agents_in(machine: &Path) -> Vec<i32> {
+    let wanted = std::fs::metadata(machine).unwrap();
+    let is = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let there = std::fs::metadata(format!("/proc/{pid}/ns/net"));
+        line.split(|b| *b == 0).nth(1) == Some(b"agent") && there.is_ok_and(|m| m.ino() == wanted.ino())
+    };
+    processes().filter(is).collect()
 }

@@ -8,22 +8,9 @@ use std::process::Command;
 use serde_json::{Value, json};
 use skep_client::{Client, Resource, Tenants};
 use skep_e2e::Kubectl;
-use skep_e2e::computers::{Cloud, IMAGE, eventually};
+use skep_e2e::computers::{Cloud, IMAGE, eventually, possible};
 
 const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
-
-fn possible() -> bool {
-    let missing = ["iperf3", "busybox"].iter().find(|p| {
-        let folders = std::env::var_os("PATH").unwrap_or_default();
-        !std::env::split_paths(&folders).any(|folder| folder.join(p).exists())
-    });
-    let why = skep_e2e::agent::impossible()
-        .or(missing.map(|p| format!("there is no {p}; `make tools` installs it")));
-    if let Some(why) = &why {
-        eprintln!("SKIPPED: {why}");
-    }
-    why.is_none()
-}
 
 /// A pod that iperf3 can be asked in. Pods with equal values of `apart` are on machines of their own.
 fn pod(name: &str, apart: &str, policy: Option<&str>) -> Value {
@@ -74,7 +61,7 @@ fn guaranteed(status: &Value) -> &str {
 
 #[test]
 fn several_hosts_share_their_uplinks_as_policies_say() {
-    if !possible() {
+    if !possible(&["iperf3", "busybox"]) {
         return;
     }
     let cloud = Cloud::up_with(&["--hosts", "3", "--uplink-mbit", "200"]);
@@ -221,7 +208,7 @@ async fn make_ports(client: &Client, tenant: &str, count: usize) {
 fn a_host_holds_only_what_its_own_tenants_need() {
     const FOREIGN: usize = 10;
     const PORTS_EACH: usize = 200;
-    if !possible() {
+    if !possible(&["iperf3", "busybox"]) {
         return;
     }
     let cloud = Cloud::up();

@@ -7,25 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep_e2e::Kubectl;
-use skep_e2e::computers::{Cloud, IMAGE, eventually, inside};
+use skep_e2e::computers::{Cloud, IMAGE, eventually, inside, possible};
 use skep_e2e::networks::{machine_of, switch_of};
-
-fn possible() -> bool {
-    let there = |program: &&str| {
-        let folders = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&folders).any(|folder| folder.join(program).exists())
-    };
-    let missing = ["nft", "busybox", "curl"].into_iter().find(|p| !there(p));
-    match skep_e2e::agent::impossible()
-        .or(missing.map(|p| format!("there is no {p}; `make tools` installs it")))
-    {
-        Some(why) => {
-            eprintln!("SKIPPED: {why}");
-            false
-        }
-        None => true,
-    }
-}
 
 /// A pod with two servers and an echo; `near` says whether it is on the machine of the pod `web`, or on another.
 fn pod(namespace: &str, name: &str, near: Option<bool>) -> Value {
@@ -132,7 +115,7 @@ fn filter_tables(namespace: &Path) -> Vec<String> {
 
 #[test]
 fn pods_talk_to_whom_they_may() {
-    if !possible() {
+    if !possible(&["nft", "busybox", "curl"]) {
         return;
     }
     let cloud = Cloud::up();

@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
+use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use skep_client::{Access, Client, Error};
 use skep_e2e::Server;
@@ -189,4 +193,149 @@ async fn public_addresses_are_the_clouds() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     };
     assert_eq!(again["spec"]["address"], two["spec"]["address"]);
+}
+
+/// What happens to a port at the same time as other things.
+#[derive(Clone, Debug)]
+enum Step {
+    Create(String),
+    /// With an address of its own choice, which may be nobody's to give.
+    CreateAs(String, String),
+    Delete(String),
+}
+
+/// All ports of a network: name and addresses.
+async fn ports_of(client: &Client, network: &str) -> Vec<(String, Vec<String>)> {
+    let all: Value = client.get(PORTS).await.unwrap();
+    let ours = all["items"].as_array().unwrap().iter().filter(|p| p["spec"]["networkName"] == network);
+    ours.map(|p| (p["metadata"]["name"].as_str().unwrap().to_owned(), addresses(p))).collect()
+}
+
+/// Ports come and go by chance, many at the same time, by themselves and with addresses of their choice, while the server dies now and
+/// then: no address is ever two ports', each is one that can be given, and nothing is refused while there is room. `SKEP_PORTS_SEED`
+/// says with which choices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_chance_addresses_stay_exact() {
+    const BATCHES: usize = 25;
+    const AT_ONCE: usize = 12;
+    // A subnet of 32, without its first, its last, and the gateway.
+    const ROOM: usize = 29;
+    let seeds: Vec<u64> = match std::env::var("SKEP_PORTS_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => vec![1, 2, 3],
+    };
+    let mut server = Server::start();
+    let path = server.tenant("shop");
+    for seed in seeds {
+        eprintln!("SKEP_PORTS_SEED={seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        // Of the network's addresses.
+        let part = seed % 250;
+        let mut client = Arc::new(Client::new(Access::load(&path).unwrap()).unwrap());
+        let network = format!("n{seed}");
+        client
+            .post::<Value>(&format!("{NET}/networks"), &object("Network", &network, json!({})))
+            .await
+            .unwrap();
+        for (name, cidr) in [("four", format!("10.9.{part}.0/27")), ("six", format!("fd00:9:{part:x}::/64"))]
+        {
+            let spec = json!({"networkName": network, "cidr": cidr});
+            let subnet = object("Subnet", &format!("{name}-{seed}"), spec);
+            client.post::<Value>(&format!("{NET}/subnets"), &subnet).await.unwrap();
+        }
+        let mut live: BTreeSet<String> = BTreeSet::new();
+        let mut count = 0;
+        for batch in 0..BATCHES {
+            let mut steps = Vec::new();
+            let mut going = live.clone();
+            for _ in 0..rng.random_range(1..=AT_ONCE) {
+                count += 1;
+                let name = format!("p{seed}-{count}");
+                match rng.random_range(0..10) {
+                    0..=4 => steps.push(Step::Create(name)),
+                    5..=6 => {
+                        let ip = format!("10.9.{part}.{}", rng.random_range(0..34));
+                        steps.push(Step::CreateAs(name, ip));
+                    }
+                    _ => {
+                        if let Some(name) = going.iter().choose(&mut rng).cloned() {
+                            going.remove(&name);
+                            steps.push(Step::Delete(name));
+                        }
+                    }
+                }
+            }
+            let wanted = steps.iter().filter(|s| !matches!(s, Step::Delete(_))).count();
+            let has_room = live.len() + wanted <= ROOM;
+            let mut tasks = tokio::task::JoinSet::new();
+            for step in steps {
+                let (client, network) = (client.clone(), network.clone());
+                tasks.spawn(async move {
+                    let result = match &step {
+                        Step::Create(name) => client
+                            .post::<Value>(PORTS, &port(name, json!({"networkName": network})))
+                            .await
+                            .map(drop),
+                        Step::CreateAs(name, ip) => {
+                            let spec = json!({"networkName": network, "addresses": [ip]});
+                            client.post::<Value>(PORTS, &port(name, spec)).await.map(drop)
+                        }
+                        Step::Delete(name) => client.delete(&format!("{PORTS}/{name}")).await.map(drop),
+                    };
+                    (step, result)
+                });
+            }
+            for (step, result) in tasks.join_all().await {
+                match (&step, result) {
+                    (Step::Create(name) | Step::CreateAs(name, _), Ok(())) => drop(live.insert(name.clone())),
+                    (Step::Delete(name), Ok(())) => drop(live.remove(name)),
+                    (Step::Create(_), Err(error)) => {
+                        assert!(!has_room && error.to_string().contains("are full"), "{step:?}: {error}");
+                    }
+                    (Step::CreateAs(..), Err(error)) => {
+                        let why = error.to_string();
+                        let good = ["is not an address that a subnet", "is in use by another port"];
+                        assert!(good.iter().any(|g| why.contains(g)), "{step:?}: {why}");
+                    }
+                    (Step::Delete(_), Err(error)) => panic!("{step:?}: {error}"),
+                }
+            }
+            if rng.random_range(0..8) == 0 {
+                server.kill();
+                server.restart();
+                client = Arc::new(Client::new(Access::load(&path).unwrap()).unwrap());
+            }
+            // What there is, is what was answered; and no address is anybody else's.
+            let ports = ports_of(&client, &network).await;
+            let names: BTreeSet<String> = ports.iter().map(|(name, _)| name.clone()).collect();
+            assert_eq!(names, live, "batch {batch}");
+            let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
+            for (name, addresses) in &ports {
+                for address in addresses {
+                    let ip: IpAddr = address.parse().unwrap();
+                    assert!(seen.insert(ip), "{ip} is twice, batch {batch}: {ports:?}");
+                    let can_be = match ip {
+                        IpAddr::V4(ip) => {
+                            let [a, b, c, d] = ip.octets();
+                            (a, b, u64::from(c)) == (10, 9, part) && (2..=30).contains(&d)
+                        }
+                        IpAddr::V6(ip) => {
+                            ip.segments()[..4] == [0xfd00, 9, part as u16, 0] && ip.segments()[7] != 1
+                        }
+                    };
+                    assert!(can_be, "{name} has {ip}");
+                }
+            }
+        }
+        // Filled to the last address, and no further.
+        for n in live.len()..ROOM {
+            let spec = json!({"networkName": network});
+            client.post::<Value>(PORTS, &port(&format!("rest-{seed}-{n}"), spec)).await.unwrap();
+        }
+        refused(
+            client.post::<Value>(PORTS, &port("more", json!({"networkName": network}))).await,
+            500,
+            "are full",
+        );
+    }
 }

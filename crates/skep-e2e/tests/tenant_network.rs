@@ -11,28 +11,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep_e2e::Kubectl;
-use skep_e2e::computers::{Cloud, IMAGE, eventually, inside};
+use skep_e2e::computers::{Cloud, IMAGE, eventually, inside, possible};
 use skep_e2e::networks::{machine_of, switch_of};
 
 /// What the tests look with, inside machines' namespaces.
 const PROGRAMS: [&str; 4] = ["nft", "ip", "busybox", "curl"];
-
-fn possible() -> bool {
-    let there = |program: &&str| {
-        let folders = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&folders).any(|folder| folder.join(program).exists())
-    };
-    let missing = PROGRAMS.iter().find(|p| !there(p));
-    match skep_e2e::agent::impossible()
-        .or(missing.map(|p| format!("there is no {p}; `make tools` installs it")))
-    {
-        Some(why) => {
-            eprintln!("SKIPPED: {why}");
-            false
-        }
-        None => true,
-    }
-}
 
 /// A pod that says its name on port 8080. Pods with equal values of `apart` are on machines of their own.
 fn server(name: &str, apart: &str, annotations: Value) -> Value {
@@ -73,7 +56,7 @@ fn dropped(switch: &Path) -> BTreeMap<String, u64> {
 
 #[test]
 fn pods_services_and_names_of_a_tenant() {
-    if !possible() {
+    if !possible(&PROGRAMS) {
         return;
     }
     let cloud = Cloud::up();
@@ -173,7 +156,7 @@ fn pods_services_and_names_of_a_tenant() {
 
 #[test]
 fn equal_addresses_of_two_tenants_never_meet() {
-    if !possible() {
+    if !possible(&PROGRAMS) {
         return;
     }
     let cloud = Cloud::up();
@@ -292,7 +275,7 @@ fn is_daemon(pid: &str) -> bool {
 
 #[test]
 fn a_network_spans_hosts() {
-    if !possible() {
+    if !possible(&PROGRAMS) {
         return;
     }
     let mut cloud = Cloud::with_hosts(3);
