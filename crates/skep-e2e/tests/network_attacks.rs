@@ -15,6 +15,7 @@ use skep_e2e::frames;
 use skep_e2e::networks::{POD_VARIABLE, agents_in, machine_of, pod_namespace, switches_of};
 use skep_e2e::traffic::{Connection, Traffic};
 use skep_net::Namespace;
+use skep_net::egress::{ROUTER_IP, ROUTER_MAC};
 
 const PROGRAMS: [&str; 5] = ["nft", "ip", "tc", "busybox", "python3"];
 const TENANTS: [&str; 2] = ["red", "blue"];
@@ -252,7 +253,7 @@ fn who_is_root_in_a_machine_speaks_as_nobody_else() {
     for (_, kubectl) in &tenants {
         kubectl.ready(&["p1", "p2"]);
     }
-    let red = &tenants[0].1;
+    let (red, blue) = (&tenants[0].1, &tenants[1].1);
     let machine = machine_of(&cloud, "red", red, "p1");
     let host = cloud.host_with(&machine);
     let node = red.run(&["get", "pod", "p1", "-o", "jsonpath={.spec.nodeName}"]);
@@ -313,6 +314,8 @@ fn who_is_root_in_a_machine_speaks_as_nobody_else() {
     assert!(ok, "{said}");
     let switch = switches_of(&cloud, red).into_iter().find(|s| cloud.host_with(s) == host).unwrap();
     let count = || counters(&switch, "bridge skep-ports");
+    let blue_vni: u32 =
+        blue.run(&["get", "network", "default", "-o", "jsonpath={.spec.vni}"]).parse().unwrap();
     let forgeries: Vec<(&str, &str, Vec<u8>)> = vec![
         ("another Ethernet address", "mac", say(stranger, me4)),
         ("another port's Ethernet address", "mac", say(them, me4)),
@@ -330,6 +333,11 @@ fn who_is_root_in_a_machine_speaks_as_nobody_else() {
         ("a router", "ra", frames::router(me)),
         ("a DHCP server", "dhcp", frames::udp((me, v4(me4)), to, (67, 68), b"FORGED")),
         ("neither IP nor ARP", "other", frames::ethernet(me, them, 0x88cc, b"FORGED")),
+        (
+            "a tagged frame",
+            "other",
+            frames::ethernet(me, them, 0x8100, &[&[0, 7, 8, 0], &say(me, them4)[14..]].concat()),
+        ),
     ];
     for (what, reason, frame) in &forgeries {
         let before = count();
@@ -345,6 +353,37 @@ fn who_is_root_in_a_machine_speaks_as_nobody_else() {
         });
     }
 
+    // Packets of another network, to each host, to a host's own services, to the link: as an honest sender.
+    let router = (ROUTER_MAC.0, v4(ROUTER_IP));
+    let me = (me, v4(me4));
+    let inner = frames::udp((them, v4(them4)), (them, addresses(1)[0]), (1000, PORT), b"FORGED");
+    let outside = || counters(&host_namespaces[host], "ip skep-egress");
+    // Chosen at a host's first start, or the usual one.
+    let chosen = std::fs::read_to_string(cloud.host_data(host).join("vxlan-port"));
+    let vxlan_port = chosen.map_or(4789, |text| text.trim().parse().unwrap());
+    for (what, reason, target, carried) in [
+        ("a packet of another network to a host", "to-hosts", cloud.host_address(1 - host), true),
+        ("a host's own service", "to-hosts", cloud.host_address(1 - host), false),
+        ("its own host's service", "to-this-host", cloud.host_address(host), false),
+        ("a packet of another network to its own host", "to-this-host", cloud.host_address(host), true),
+        ("a packet of another network to anybody", "vxlan", cloud.outside().to_owned(), true),
+        ("what is only on the link", "to-the-link", "169.254.169.254".to_owned(), false),
+    ] {
+        let target = (router.0, IpAddr::V4(target.parse().unwrap()));
+        let frame = match carried {
+            true => frames::vxlan(me, target, vxlan_port, blue_vni, &inner),
+            false => frames::udp(me, target, (1000, PORT), b"FORGED"),
+        };
+        let before = outside();
+        send(&frame);
+        eventually(&format!("{what} is counted as {reason}"), || {
+            let after = outside();
+            let enough = after[reason] >= before[reason] + TIMES as u64;
+            if enough { Ok(()) } else { Err(format!("{before:?} {after:?}")) }
+        });
+    }
+    send(&frames::udp(me, router, (1000, PORT), b"FORGED"));
+
     // None of it has arrived anywhere.
     for (who, ear) in &ears {
         let said: Vec<String> = std::iter::from_fn(|| heard(ear)).collect();
@@ -353,4 +392,21 @@ fn who_is_root_in_a_machine_speaks_as_nobody_else() {
     // And who speaks honestly still does.
     let hears = |url: &str| red.sh("p2", &format!("timeout 3 wget -q -O /dev/null {url} && echo yes"));
     eventually("p1 is still reached", || hears("http://10.65.0.1:8080/"));
+    // The operator reads it where the machine's port says what went through it, and so does the tenant.
+    let (at, name) =
+        (own["metadata"]["namespace"].as_str().unwrap(), own["metadata"]["name"].as_str().unwrap());
+    eventually("the machine's port says what was forged", || {
+        let status = red.object(&["port", name, "-n", at])["status"].clone();
+        let said = |reason: &str| status["dropped"][reason].as_u64().unwrap_or_default();
+        let reasons = [
+            ("ForgedEthernetAddress", 4),
+            ("ForgedAddress", 5),
+            ("ForgedNeighbour", 4),
+            ("RouterAdvertisement", 1),
+            ("AddressServer", 1),
+            ("UnknownProtocol", 2),
+        ];
+        let all = reasons.iter().all(|(reason, times)| said(reason) >= (times * TIMES) as u64);
+        if all { Ok(()) } else { Err(format!("{status:#}")) }
+    });
 }
