@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 use skep_api::Object;
-use skep_api::network::{GROUP, Network, Port, Subnet};
+use skep_api::network::{GROUP, Network, Port, PublicPool, Subnet};
 
 use crate::pods;
 use crate::refusal::Refusal;
-use crate::review::{Operation, PODS, PORT_ADDRESSES, Review, SUBNETS};
+use crate::review::{Operation, PODS, PORT_ADDRESSES, PUBLIC_ADDRESSES, Review, SUBNETS};
 
 /// A pod asks for addresses by name with this, separated by commas.
 const ADDRESSES_ANNOTATION: &str = "network.skep.io/addresses";
@@ -111,12 +111,22 @@ fn in_use(review: &Review<'_>) -> Result<(), Refusal> {
             );
         }
     }
-    if let Some(subnet) = any.and_then(|o| o.downcast_ref::<Subnet>()) {
-        #[derive(Deserialize)]
-        struct Address {
-            ip: IpAddr,
-            owner: String,
+    #[derive(Deserialize)]
+    struct Address {
+        ip: IpAddr,
+        owner: String,
+    }
+    if let Some(pool) = any.and_then(|o| o.downcast_ref::<PublicPool>()) {
+        let ranges = pool.ranges();
+        let taken = review.list::<Address>(&PUBLIC_ADDRESSES, "")?;
+        if let Some(address) = taken.iter().find(|a| ranges.iter().any(|r| r.contains(a.ip))) {
+            let (ip, owner) = (address.ip, &address.owner);
+            return Err(review.forbid(format!(
+                "its address {ip} is in use by the PublicIP {owner}; set spec.retired, and delete it when its addresses are given back"
+            )));
         }
+    }
+    if let Some(subnet) = any.and_then(|o| o.downcast_ref::<Subnet>()) {
         let Some(net) = subnet.net() else { return Ok(()) };
         let taken = review.list::<Address>(&PORT_ADDRESSES, &subnet.spec.network_name)?;
         if let Some(address) = taken.iter().find(|a| net.contains(&a.ip)) {

@@ -169,5 +169,6 @@ resources! {
     INGRESS_CLASSES = "networking.k8s.io", "ingressclasses";
     SUBNETS = "network.skep.io", "subnets";
     PORT_ADDRESSES = "allocations.skep.io", "portaddresses";
+    PUBLIC_ADDRESSES = "allocations.skep.io", "publicaddresses";
     TENANT_USAGES = "tenancy.skep.io", "tenantusages";
 }

@@ -29,8 +29,11 @@ static ADDRESSES: LazyLock<GroupResource> =
     LazyLock::new(|| GroupResource::new(ALLOCATIONS, "portaddresses"));
 /// The key's namespace is the network's name. Only of ports whose first address does not say it all.
 static MACS: LazyLock<GroupResource> = LazyLock::new(|| GroupResource::new(ALLOCATIONS, "portmacs"));
-/// The key's namespace is the pool's name.
+/// Of the whole cloud, whatever pools they are in: an address that two pools have is given once too.
 static PUBLIC: LazyLock<GroupResource> = LazyLock::new(|| GroupResource::new(ALLOCATIONS, "publicaddresses"));
+/// The places that a tenant takes in a pool, counted from nothing: the key's namespace is the pool's name. A limit for each tenant
+/// is a number that places stay below, so that two addresses that are asked for at the same time cannot exceed it.
+static PLACES: LazyLock<GroupResource> = LazyLock::new(|| GroupResource::new(ALLOCATIONS, "publicplaces"));
 /// Written by every new subnet of a network: two at the same time cannot overlap unseen.
 static TURNS: LazyLock<GroupResource> = LazyLock::new(|| GroupResource::new(ALLOCATIONS, "subnetturns"));
 
@@ -44,12 +47,14 @@ static POOLS: LazyLock<GroupResource> =
 /// Random places that are looked at before the whole range is searched in order, from a random place on. With nine
 /// of ten addresses taken, one of two searches finds a free one here.
 const RANDOM_PROBES: usize = 16;
+/// How many addresses a tenant can have in one pool, also where the operator sets no limit: places are looked at in order.
+const PLACES_MAX: i64 = 4096;
 /// What remains of the locally administered addresses for those that are given without an IPv4 address.
 const MAC_PROBES: usize = 64;
 
 /// Whether a key is one of these, or of something that must stay while it is allocated from.
 pub(crate) fn is_allocation(key: &Key, own: &Key) -> bool {
-    let given = [&*VNIS, &*ADDRESSES, &*MACS, &*PUBLIC, &*TURNS].contains(&&key.resource);
+    let given = [&*VNIS, &*ADDRESSES, &*MACS, &*PUBLIC, &*PLACES, &*TURNS].contains(&&key.resource);
     given || (key != own && [&*NETWORKS, &*SUBNETS, &*POOLS].contains(&&key.resource))
 }
 
@@ -132,8 +137,13 @@ pub(crate) fn release(tenant: &TenantName, old: &dyn Object) -> Vec<Op> {
         network.spec.vni.map(|vni| give_back(key(&VNIS, &system, "", &vni.to_string()))).into_iter().collect()
     } else if let Some(address) = old.downcast_ref::<PublicIP>() {
         let system = TenantName::system();
-        let found = address.spec.address.as_deref();
-        found.map(|ip| give_back(key(&PUBLIC, &system, &address.spec.pool_name, ip))).into_iter().collect()
+        let found = address.spec.address.as_deref().map(|ip| give_back(key(&PUBLIC, &system, "", ip)));
+        let place = address
+            .status
+            .as_ref()
+            .and_then(|s| s.place)
+            .map(|place| give_back(key(&PLACES, tenant, &address.spec.pool_name, &place.to_string())));
+        found.into_iter().chain(place).collect()
     } else {
         Vec::new()
     }
@@ -378,12 +388,15 @@ impl Asking<'_> {
         let name = address.spec.pool_name.clone();
         let path = Path::root("spec");
         let pool_key = key(&POOLS, &system, "", &name);
-        let Some(pool) = read::<PublicPool>(self.objects, &pool_key)? else {
+        let pool = read::<PublicPool>(self.objects, &pool_key)?;
+        // One that serves others is none to this tenant.
+        let Some(pool) = pool.filter(|p| p.serves(self.tenant.as_str())) else {
             errors.not_found(&path.child("poolName"), &name);
             return Ok(Vec::new());
         };
         let ranges = pool.ranges();
-        let free = |ip: IpAddr| self.is_free(&key(&PUBLIC, &system, &name, &ip.to_string()));
+        let free = |ip: IpAddr| self.is_free(&key(&PUBLIC, &system, "", &ip.to_string()));
+        let family = address.spec.ip_family;
         let found = match &address.spec.address {
             Some(text) => {
                 let Ok(ip) = text.parse::<IpAddr>() else { return Ok(Vec::new()) };
@@ -398,19 +411,45 @@ impl Asking<'_> {
                 errors.invalid(&path.child("poolName"), &name, "gives no new addresses");
                 return Ok(Vec::new());
             }
-            None => ranges.iter().find_map(|range| free_in(range, free)),
+            None => {
+                let of_family = ranges.iter().filter(|r| family.is_none_or(|f| f.has(r.first)));
+                of_family.clone().find_map(|range| free_in(range, free))
+            }
         };
         let Some(ip) = found else {
             return Err(ApiError::internal(format!(
                 "failed to allocate a public address: the pool {name:?} is used up"
             )));
         };
+        let Some(place) = self.free_place(&pool, &name)? else {
+            let most = pool.spec.max_per_tenant.unwrap_or(PLACES_MAX);
+            errors.forbidden(
+                &path.child("poolName"),
+                &format!("the pool gives each tenant {most} addresses, and they are given"),
+            );
+            return Ok(Vec::new());
+        };
         address.spec.address = Some(ip.to_string());
+        address.status.get_or_insert_default().place = Some(place);
         let owner = format!("{}:{}", self.tenant, self.owner);
         Ok(vec![
             Op::Check { key: pool_key, expect: Expect::Exists },
-            take(key(&PUBLIC, &system, &name, &ip.to_string()), &owner),
+            take_address(key(&PUBLIC, &system, "", &ip.to_string()), &owner, ip),
+            take(key(&PLACES, self.tenant, &name, &place.to_string()), self.owner),
         ])
+    }
+
+    /// The first place of the tenant's in a pool that is free; none when it has as many addresses from it as it may.
+    fn free_place(&self, pool: &PublicPool, name: &str) -> Result<Option<i64>, ApiError> {
+        let most = pool.spec.max_per_tenant.unwrap_or(PLACES_MAX).min(PLACES_MAX);
+        let scope = Scope::Namespace(PLACES.clone(), self.tenant.clone(), name.into());
+        let taken = self.objects.list(&scope, &ListOptions::default()).map_err(ApiError::internal)?.items;
+        // Places above a limit that was lowered count too.
+        if taken.len() as i64 >= most {
+            return Ok(None);
+        }
+        let places: std::collections::BTreeSet<&str> = taken.iter().map(|(key, _)| &*key.name).collect();
+        Ok((0..most).find(|place| !places.contains(place.to_string().as_str())))
     }
 }
 

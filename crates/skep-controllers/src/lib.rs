@@ -34,6 +34,7 @@ mod frame;
 mod gc;
 mod machines;
 mod nodes;
+mod public;
 mod stale_disruption;
 mod ttl;
 mod views;
@@ -64,6 +65,7 @@ pub fn all(setup: &mut Setup) -> Vec<Arc<dyn Controller>> {
     ];
     all.extend(volumes::new(setup));
     all.extend(machines::new(setup));
+    all.extend(public::new(setup));
     all.extend(workloads::all(setup));
     all
 }

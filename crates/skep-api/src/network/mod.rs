@@ -22,7 +22,8 @@ pub use addresses::{AddressRange, BadRange, Candidates, parse_range, port_mac};
 pub use layer2::{Network, NetworkSpec, NetworkStatus};
 pub use port::{AllowedPair, Port, PortQos, PortSpec, PortStatus};
 pub use public::{
-    PublicIP, PublicIpPhase, PublicIpSpec, PublicIpStatus, PublicPool, PublicPoolSpec, PublicPoolStatus,
+    PublicIP, PublicIpFamily, PublicIpPhase, PublicIpSpec, PublicIpStatus, PublicPool, PublicPoolSpec,
+    PublicPoolStatus, PublicPort,
 };
 pub use qos::{QosPolicy, QosPolicySpec, QosPolicyStatus, QosRate};
 pub use security_group::{

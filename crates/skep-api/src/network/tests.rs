@@ -172,5 +172,12 @@ fn security_groups_and_rates_are_checked() {
 
     assert_eq!(fields::<PublicPool>(json!({"spec": {}})), ["spec.ranges"]);
     assert_eq!(fields::<PublicPool>(json!({"spec": {"ranges": ["192.0.2.0/24", "x"]}})), ["spec.ranges[1]"]);
+    let limited = json!({"spec": {"ranges": ["192.0.2.1"], "tenants": ["a", "B/"], "maxPerTenant": -1}});
+    assert_eq!(fields::<PublicPool>(limited), ["spec.tenants[1]", "spec.maxPerTenant"]);
     assert_eq!(fields::<PublicIP>(json!({"spec": {"address": "x"}})), ["spec.address"]);
+    let twice = json!({"spec": {"podName": "a", "serviceName": "b"}});
+    assert_eq!(fields::<PublicIP>(twice), ["spec"]);
+    assert_eq!(fields::<PublicIP>(json!({"spec": {"podSelector": {}}})), ["spec.podSelector"]);
+    let other = json!({"spec": {"address": "192.0.2.1", "ipFamily": "IPv6"}});
+    assert_eq!(fields::<PublicIP>(other), ["spec.ipFamily"]);
 }

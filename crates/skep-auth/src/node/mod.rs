@@ -76,7 +76,7 @@ impl NodeGraph {
                 ("", "pods") => return q.pod(),
                 ("network.skep.io", "ports") => return q.port(),
                 // What an agent programs services, names and filters from, and where its pods are.
-                ("network.skep.io", "networks" | "subnets" | "securitygroups")
+                ("network.skep.io", "networks" | "subnets" | "securitygroups" | "publicips")
                 | ("discovery.k8s.io", "endpointslices")
                 | ("networking.k8s.io", "networkpolicies")
                 | ("", "namespaces") => {

@@ -412,6 +412,7 @@ fn ports_of_its_own_and_what_networks_are_made_of() {
         ("network.skep.io", "networks"),
         ("network.skep.io", "subnets"),
         ("network.skep.io", "securitygroups"),
+        ("network.skep.io", "publicips"),
         ("discovery.k8s.io", "endpointslices"),
         ("networking.k8s.io", "networkpolicies"),
         ("", "namespaces"),
@@ -419,5 +420,5 @@ fn ports_of_its_own_and_what_networks_are_made_of() {
         assert!(may(&g, "n1", "watch", group, resource, "", ""), "{resource}");
         assert!(!may(&g, "n1", "create", group, resource, "ns", ""), "{resource}");
     }
-    assert!(!may(&g, "n1", "list", "network.skep.io", "publicips", "", ""));
+    assert!(!may(&g, "n1", "list", "network.skep.io", "qospolicies", "", ""));
 }

@@ -28,37 +28,37 @@ const NAME: &str = "endpointslice-controller";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Slices by their service's name, in its namespace.
-const BY_SERVICE: &str = "service";
+pub(crate) const BY_SERVICE: &str = "service";
 /// The longest prefix of a generated name that leaves room for the suffix.
 const MAX_PREFIX_BYTES: usize = 253 - 5;
 
 /// A slice.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Slice {
+pub(crate) struct Slice {
     #[serde(default)]
-    pub(super) metadata: SliceMeta,
+    pub(crate) metadata: SliceMeta,
     #[serde(default)]
-    pub(super) address_type: SharedStr,
+    pub(crate) address_type: SharedStr,
     #[serde(default, deserialize_with = "or_default")]
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
     #[serde(default, deserialize_with = "or_default")]
-    pub(super) ports: Vec<EndpointPort>,
+    pub(crate) ports: Vec<EndpointPort>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct SliceMeta {
+pub(crate) struct SliceMeta {
     #[serde(deserialize_with = "or_default")]
-    pub(super) labels: Labels,
+    pub(crate) labels: Labels,
     #[serde(deserialize_with = "or_default")]
-    pub(super) annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]
-    pub(super) owner_references: Box<[crate::views::Owner]>,
-    pub(super) deletion_timestamp: Option<serde::de::IgnoredAny>,
+    pub(crate) owner_references: Box<[crate::views::Owner]>,
+    pub(crate) deletion_timestamp: Option<serde::de::IgnoredAny>,
 }
 
-pub(super) fn by_service(namespace: &str, name: &str) -> String {
+pub(crate) fn by_service(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
 
