@@ -10,6 +10,7 @@ use skep_net::bandwidth::{PortTraffic, Uplink};
 use skep_netplan::bandwidth::{Granted, Memory, Plan, Policy, Port, plan};
 
 use crate::copies::PORTS_OF_NODE;
+use crate::public::OfPods;
 use crate::{DEFAULT_NETWORK, Shared};
 
 /// Which port it is.
@@ -73,12 +74,15 @@ impl Shared {
                 let here = here.lock();
                 (here.machines.clone(), here.copies.clone(), here.vni)
             };
+            let public = OfPods::of(&copies, &tenant);
             for (node, interface) in machines {
                 for object in copies.ports.by_index(PORTS_OF_NODE, &tenant, &node) {
                     let view = &object.view;
                     let Some(port) = view.port().filter(|_| view.spec.network_name == DEFAULT_NETWORK) else {
                         continue;
                     };
+                    let mut addresses = port.addresses;
+                    addresses.extend(public.of_port(&object.key.namespace, view));
                     let policy_name = view.spec.qos_policy_name.clone();
                     let of = |name: &str| copies.policies.get(&ObjectKey::new(&tenant, "", name));
                     let policy = policy_name.as_deref().and_then(of).map(|p| p.view.policy());
@@ -89,7 +93,7 @@ impl Shared {
                         vni,
                         interface: interface.clone(),
                         mac: port.mac,
-                        addresses: port.addresses,
+                        addresses,
                         created_ms: view.created_ms(),
                         policy,
                     });

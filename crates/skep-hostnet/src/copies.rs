@@ -12,8 +12,9 @@ use skep_client::{Client, Event, Informer, Resource, Selection, View};
 use skep_netplan::filter::group::Group;
 use tokio::task::JoinSet;
 
+use crate::public::PublicView;
 use crate::view::{MachineView, PortView, QosView};
-use crate::{GROUPS, MACHINES, POLICIES, PORTS};
+use crate::{GROUPS, MACHINES, POLICIES, PORTS, PUBLICS};
 
 /// The index of ports by the node that they are on.
 pub(crate) const PORTS_OF_NODE: &str = "node";
@@ -24,6 +25,7 @@ pub(crate) struct Copies {
     pub(crate) machines: Informer<MachineView>,
     pub(crate) policies: Informer<QosView>,
     pub(crate) groups: Informer<Group>,
+    pub(crate) publics: Informer<PublicView>,
     _tasks: JoinSet<()>,
 }
 
@@ -44,6 +46,7 @@ impl Copies {
             machines: follow(copy(client, tenant, MACHINES), tenant, told, &mut tasks),
             groups: follow(copy(client, tenant, GROUPS), tenant, told, &mut tasks),
             policies: follow(copy(client, tenant, POLICIES), tenant, told, &mut tasks),
+            publics: follow(copy(client, tenant, PUBLICS), tenant, told, &mut tasks),
             _tasks: tasks,
         }
     }
@@ -53,6 +56,7 @@ impl Copies {
         self.machines.synced().await;
         self.policies.synced().await;
         self.groups.synced().await;
+        self.publics.synced().await;
     }
 }
 
@@ -110,7 +114,8 @@ impl AllCopies {
         let held = self.held.lock();
         let all = held.values().filter_map(Weak::upgrade);
         all.fold((0, 0), |(tenants, objects), c| {
-            (tenants + 1, objects + c.ports.len() + c.machines.len() + c.policies.len() + c.groups.len())
+            let all = [c.ports.len(), c.machines.len(), c.policies.len(), c.groups.len(), c.publics.len()];
+            (tenants + 1, objects + all.iter().sum::<usize>())
         })
     }
 }

@@ -14,6 +14,7 @@ use skep_netplan::filter::group::{self, Group, Member};
 
 use crate::DEFAULT_NETWORK;
 use crate::copies::Copies;
+use crate::public::OfPods;
 
 /// The security groups of one network on this host.
 pub(crate) struct Guard {
@@ -47,8 +48,9 @@ impl Guard {
 pub(crate) fn guarded(copies: &Copies, tenant: &TenantName, here: &BTreeMap<String, String>) -> Desired {
     let ports = copies.ports.of_tenant(tenant);
     let near = ports.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK);
+    let public = OfPods::of(copies, tenant);
     let members: Vec<Member> = near
-        .map(|p| p.view.member(|node| here.contains_key(node)))
+        .map(|p| p.view.member(|node| here.contains_key(node), public.of_port(&p.key.namespace, &p.view)))
         .filter(|m| !m.groups.is_empty())
         .collect();
     if !members.iter().any(|m| m.here) {

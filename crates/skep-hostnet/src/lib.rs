@@ -2,11 +2,11 @@
 //!
 //! **Job.** For the daemon of a host: connects machines to their tenant's network, and keeps the host's switches at what
 //! ports, machines and hosts are: which Ethernet address is on which host, what each machine may send, with whom security
-//! groups let it talk, and what bandwidth its ports have.
-//! **State.** Copies of all hosts, and of the ports, machines, groups and policies of tenants that have a machine here, of no others; the
+//! groups let it talk, what bandwidth its ports have, and which public addresses lead to it.
+//! **State.** Copies of all hosts, and of the ports, machines, groups, policies and public addresses of tenants that have a machine here, of no others; the
 //! switches of this host and which machine is behind which interface.
-//! **Tasks.** One per informer (four for each tenant that has a machine here), one that programs, one that writes what went through
-//! ports.
+//! **Tasks.** One per informer (five for each tenant that has a machine here), one that programs, two that write what went through
+//! ports and public addresses.
 //! **Must not know.** How machines are made; pods, services, names.
 //!
 //! A machine's interface is made from outside, into the machine's namespace: what the machine does with its own end changes
@@ -15,10 +15,11 @@
 mod bandwidth;
 mod copies;
 mod guard;
+mod public;
 mod report;
 mod view;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use serde_json::json;
 use skep_base::TenantName;
 use skep_client::{Client, Informer, List, ListParams, ObjectKey, Resource, Selection, Tenants};
 use skep_net::bandwidth::{Shaper, release_host};
+use skep_net::edge::{self, Edge};
 use skep_net::egress::{guard_host, unguard_host};
 use skep_net::switch::{Switch, SwitchConfig};
 use skep_net::{LinkStats, Namespace};
@@ -48,6 +50,7 @@ const NETWORKS: Resource = Resource::new("network.skep.io", "v1", "networks");
 const SUBNETS: Resource = Resource::new("network.skep.io", "v1", "subnets");
 const GROUPS: Resource = Resource::new("network.skep.io", "v1", "securitygroups");
 const POLICIES: Resource = Resource::new("network.skep.io", "v1", "qospolicies");
+const PUBLICS: Resource = Resource::new("network.skep.io", "v1", "publicips");
 const MACHINES: Resource = Resource::new("compute.skep.io", "v1", "machines");
 const HOSTS: Resource = Resource::new("compute.skep.io", "v1", "hosts");
 /// The network that machines are in.
@@ -123,6 +126,8 @@ struct Here {
     switch: Switch,
     guard: Guard,
     shaper: Shaper,
+    /// The public addresses that lead in, as the host's edge was told; not known at first.
+    led: Option<BTreeSet<Ipv4Addr>>,
     /// The network's number.
     vni: u32,
     /// Where its namespace is mounted.
@@ -142,6 +147,8 @@ struct Shared {
     /// One set-up of a switch at a time.
     making: tokio::sync::Mutex<()>,
     bandwidth: Arc<Bandwidth>,
+    /// Where public addresses come in; made when the first does.
+    edge: Arc<Mutex<Option<Edge>>>,
     /// What is to be programmed anew.
     dirty: Arc<Dirty>,
 }
@@ -195,6 +202,7 @@ impl HostNetwork {
             here: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             bandwidth: Arc::default(),
+            edge: Arc::default(),
             dirty,
         });
         let mut tasks = JoinSet::new();
@@ -208,6 +216,7 @@ impl HostNetwork {
             running.run().await;
         });
         tasks.spawn(report::run(shared.clone()));
+        tasks.spawn(public::run(shared.clone()));
         HostNetwork { shared, _tasks: tasks }
     }
 
@@ -276,9 +285,7 @@ impl HostNetwork {
                 let work = move || {
                     let path = here.lock().path.clone();
                     Switch::remove_at(&path)?;
-                    let host = Namespace::current()?;
-                    release_host(&host)?;
-                    unguard_host(&host)
+                    clean_host()
                 };
                 shared.in_kernel(node, work).await?;
             }
@@ -306,9 +313,7 @@ impl HostNetwork {
                         Switch::remove_at(&path)?;
                     }
                 }
-                let host = Namespace::current()?;
-                release_host(&host)?;
-                unguard_host(&host)
+                clean_host()
             })
             .await
     }
@@ -358,11 +363,17 @@ pub fn remove_switches(folder: &Path) -> Result<usize, skep_net::Error> {
         Switch::remove_at(path)?;
     }
     if !all.is_empty() {
-        let host = Namespace::current()?;
-        release_host(&host)?;
-        unguard_host(&host)?;
+        clean_host()?;
     }
     Ok(all.len())
+}
+
+/// Takes from the host what no network needs any more.
+fn clean_host() -> skep_net::netlink::Result<()> {
+    let host = Namespace::current()?;
+    edge::sweep(&host)?;
+    release_host(&host)?;
+    unguard_host(&host)
 }
 
 impl Shared {
@@ -449,7 +460,8 @@ impl Shared {
         let (switch, guard, shaper, left) = self.in_kernel(node, work).await?;
         self.bandwidth.avoid(left);
         let machines = BTreeMap::new();
-        let here = Arc::new(Mutex::new(Here { switch, guard, shaper, vni, path, machines, copies }));
+        let here =
+            Arc::new(Mutex::new(Here { switch, guard, shaper, led: None, vni, path, machines, copies }));
         self.here.lock().insert(tenant.clone(), here.clone());
         Ok(here)
     }
@@ -498,14 +510,25 @@ impl Shared {
                     let here = here.lock();
                     (here.machines.clone(), here.copies.clone())
                 };
-                let wanted = plan(&ports_of(&copies, &tenant), &self.places(&copies, &tenant, &machines));
+                let (ports, places) = (ports_of(&copies, &tenant), self.places(&copies, &tenant, &machines));
+                let mut wanted = plan(&ports, &places);
+                let publics = public::publics_of(&copies, &tenant);
+                let entrance = skep_netplan::public::plan(&publics, &ports, &places, &mut wanted);
                 let guarded = guard::guarded(&copies, &tenant, &machines);
+                let (edge, address) = (self.edge.clone(), self.config.address);
                 let work = move || {
                     let mut here = here.lock();
                     // Whom a port may talk to is said before it can.
-                    let Here { switch, guard, .. } = &mut *here;
+                    let Here { switch, guard, led, vni, .. } = &mut *here;
                     guard.set(switch, &guarded)?;
-                    switch.set(&wanted)
+                    switch.set(&wanted)?;
+                    switch.let_in(&entrance)?;
+                    let lead: BTreeSet<Ipv4Addr> = entrance.addresses.keys().copied().collect();
+                    if led.as_ref() != Some(&lead) {
+                        set_edge(&edge, address, *vni, &lead)?;
+                        *led = Some(lead);
+                    }
+                    Ok(())
                 };
                 if let Err(error) = self.in_kernel("", work).await {
                     // What is known of the switch may be wrong now: it begins again from nothing.
@@ -570,6 +593,24 @@ impl Shared {
         }
         places
     }
+}
+
+/// Leads public addresses into a network, and no others.
+fn set_edge(
+    edge: &Mutex<Option<Edge>>,
+    address: IpAddr,
+    vni: u32,
+    lead: &BTreeSet<Ipv4Addr>,
+) -> skep_net::netlink::Result<()> {
+    let mut edge = edge.lock();
+    let mut open = match edge.take() {
+        Some(open) => open,
+        None => Edge::open(Namespace::current()?, address)?,
+    };
+    // One that failed is opened anew: its link may be another by now.
+    open.set(vni, lead)?;
+    *edge = Some(open);
+    Ok(())
 }
 
 /// The ports of a tenant's network.

@@ -73,6 +73,7 @@ pub(crate) struct PortSpec {
     addresses: Vec<IpAddr>,
     mac: String,
     pub(crate) node_name: Option<String>,
+    pub(crate) pod_name: Option<String>,
     node_interface: bool,
     allowed_pairs: Vec<Pair>,
     security_group_names: Vec<SharedStr>,
@@ -87,12 +88,12 @@ struct Pair {
 }
 
 impl PortView {
-    /// As security groups see it, for a host with these machines: all that it may send from is guarded.
-    pub(crate) fn member(&self, is_here: impl Fn(&str) -> bool) -> Member {
+    /// As security groups see it, for a host with these machines: all that it may send from is guarded, its pod's public addresses too.
+    pub(crate) fn member(&self, is_here: impl Fn(&str) -> bool, public: &[IpAddr]) -> Member {
         let spec = &self.spec;
         let pairs = spec.allowed_pairs.iter().filter_map(|p| p.address.parse().ok());
         Member {
-            addresses: spec.addresses.iter().copied().chain(pairs).collect(),
+            addresses: spec.addresses.iter().chain(public).copied().chain(pairs).collect(),
             groups: spec.security_group_names.clone(),
             here: spec.node_name.as_deref().is_some_and(is_here),
         }

@@ -9,6 +9,8 @@
 //! switch, since equal addresses of other tenants must be told apart on the host, and on the host. Only answers come in.
 //! What comes out never reaches the host itself, other hosts, other networks, or what is only on the link (where clouds keep
 //! their metadata); what it sends to the port of VXLAN is dropped, for it would come from a host's address.
+//!
+//! Public addresses are the exception: they are let in (see [`crate::edge`]) and leave as they are.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -33,7 +35,7 @@ const HOST_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 /// The switch's bridge, with its ending zero.
 const BRIDGED: &[u8] = b"br\0";
 /// The switch's end.
-const UP: &str = "up";
+pub(crate) const UP: &str = "up";
 /// What the host's ends are called, before the network's number in hexadecimal.
 pub(crate) const PREFIX: &str = "sku";
 /// Addresses of switches on their host: shared address space (RFC 6598), which nobody outside is reached by.
@@ -42,21 +44,27 @@ const ADDRESS_BITS: u32 = 22;
 /// The largest packet between a switch and its host.
 const MTU: u32 = 1500;
 /// On a switch: what may pass, and whose source is hidden.
-const INSIDE: Table = Table { family: Family::Ip, name: "skep-egress" };
+pub(crate) const INSIDE: Table = Table { family: Family::Ip, name: "skep-egress" };
 /// The same on the host, for all networks.
-const OUTSIDE: Table = Table { family: Family::Ip, name: "skep-egress" };
+pub(crate) const OUTSIDE: Table = Table { family: Family::Ip, name: "skep-egress" };
 /// The mark of packets that come from a network, until they have left.
 const MARK: u32 = 0x534b_0001;
+/// On a switch, the set of what may begin a connection from outside: see [`crate::entrance`].
+pub(crate) const ENTRY: &str = "entry";
+/// On a switch and on the host, the set of public addresses: they are nobody's to hide.
+pub(crate) const PUBLIC: &str = "public";
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SNAT: i32 = 100;
 /// Connection tracking's bits for packets of a known connection and what belongs to one.
 const ESTABLISHED_OR_RELATED: u32 = 0b110;
+/// What connection tracking says of the direction of answers.
+const REPLY: [u8; 1] = [1];
 const UDP: u8 = 17;
 /// How addresses begin that are only on a link.
 const LINK_LOCAL: [u8; 2] = [169, 254];
 
 /// The name of the host's end.
-fn host_end(vni: u32) -> String {
+pub(crate) fn host_end(vni: u32) -> String {
     format!("{PREFIX}{vni:x}")
 }
 
@@ -105,12 +113,12 @@ pub(crate) fn set_up(
     })
 }
 
-fn single(ip: Ipv4Addr) -> IpNet {
+pub(crate) fn single(ip: Ipv4Addr) -> IpNet {
     IpNet::from(IpAddr::V4(ip))
 }
 
 /// The switch's address on its host: of an interface's number, which nothing else there has.
-fn address_of(index: u32) -> Ipv4Addr {
+pub(crate) fn address_of(index: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(FIRST) + (index & ((1 << ADDRESS_BITS) - 1)))
 }
 
@@ -121,7 +129,7 @@ fn switch_sysctls() -> Result<()> {
     sysctl("ipv4/conf/default/rp_filter", "0")
 }
 
-fn named<'a>(key: MetaKey, name: &'a [u8]) -> [Expr<'a>; 2] {
+pub(crate) fn named<'a>(key: MetaKey, name: &'a [u8]) -> [Expr<'a>; 2] {
     [Expr::Meta { key, to: Reg(0) }, Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: name }]
 }
 
@@ -151,16 +159,33 @@ fn inside_filters() -> Batch {
     let mut batch = Batch::new();
     batch.delete_table(INSIDE);
     batch.add_table(INSIDE);
+    batch.add_set(INSIDE, &Set { name: PUBLIC.into(), key: vec![4], ..Set::default() });
+    let entry = Set { name: ENTRY.into(), key: vec![4, 1, 2, 4], interval: true, ..Set::default() };
+    batch.add_set(INSIDE, &entry);
     batch.add_base_chain(INSIDE, "input", &chain(ChainKind::Filter, Hook::Input, true));
     batch.add_rule(INSIDE, "input", &[&KNOWN[..], &ACCEPT].concat());
     batch.add_base_chain(INSIDE, "forward", &chain(ChainKind::Filter, Hook::Forward, true));
     batch.add_rule(INSIDE, "forward", &[&KNOWN[..], &ACCEPT].concat());
     batch.add_rule(INSIDE, "forward", &[&named(MetaKey::Oifname, up)[..], &ACCEPT].concat());
+    // Public address, protocol, port, and who asks.
+    let asked = [
+        Expr::Payload { base: PayloadBase::Network, offset: 16, len: 4, to: Reg(0) },
+        Expr::Meta { key: MetaKey::L4Proto, to: Reg(1) },
+        Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: Reg(2) },
+        Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, to: Reg(3) },
+        Expr::Lookup { set: ENTRY, from: Reg(0), to: None, inverted: false },
+    ];
+    batch.add_rule(INSIDE, "forward", &[&named(MetaKey::Iifname, up)[..], &asked, &ACCEPT].concat());
     // What the bridge forwards comes by where it is filtered by connection, and is for those filters to judge.
     let bridged = [named(MetaKey::Iifname, BRIDGED), named(MetaKey::Oifname, BRIDGED)].concat();
     batch.add_rule(INSIDE, "forward", &[&bridged[..], &ACCEPT].concat());
     batch.add_base_chain(INSIDE, "postrouting", &chain(ChainKind::Nat, Hook::Postrouting, false));
-    batch.add_rule(INSIDE, "postrouting", &[&named(MetaKey::Oifname, up)[..], &[Expr::Masquerade]].concat());
+    let private = [
+        Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, to: Reg(0) },
+        Expr::Lookup { set: PUBLIC, from: Reg(0), to: None, inverted: true },
+        Expr::Masquerade,
+    ];
+    batch.add_rule(INSIDE, "postrouting", &[&named(MetaKey::Oifname, up)[..], &private].concat());
     batch
 }
 
@@ -174,6 +199,7 @@ pub fn guard_host(host: &Namespace, hosts: &[Ipv4Addr], vxlan_port: u16) -> Resu
     batch.add_table(OUTSIDE);
     batch.add_set(OUTSIDE, &Set { name: "hosts".into(), key: vec![4], ..Set::default() });
     batch.add_set(OUTSIDE, &Set { name: "carried".into(), key: vec![2], ..Set::default() });
+    batch.add_set(OUTSIDE, &Set { name: PUBLIC.into(), key: vec![4], ..Set::default() });
     for ip in hosts {
         let element = NewElement { key: ip.octets().to_vec(), ..NewElement::default() };
         batch.add_element(OUTSIDE, "hosts", element);
@@ -194,26 +220,40 @@ pub fn guard_host(host: &Namespace, hosts: &[Ipv4Addr], vxlan_port: u16) -> Resu
     let from = named(MetaKey::Iifname, PREFIX.as_bytes());
     let to = named(MetaKey::Oifname, PREFIX.as_bytes());
     let address = Expr::Payload { base: PayloadBase::Network, offset: 16, len: 4, to: Reg(0) };
-    let mut rule = |chain: &str, parts: &[&[Expr<'_>]]| batch.add_rule(OUTSIDE, chain, &parts.concat());
-    rule("input", &[&from, &KNOWN, &ACCEPT]);
-    let drop = |counter| [Expr::Count(counter), Expr::Verdict(Verdict::Drop)];
-    rule("input", &[&from, &drop("to-this-host")]);
-    rule("forward", &[&to, &KNOWN, &ACCEPT]);
-    rule("forward", &[&to, &drop("from-outside")]);
+    let source = Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, to: Reg(0) };
     let in_set = |set| Expr::Lookup { set, from: Reg(0), to: None, inverted: false };
-    rule("forward", &[&from, &[address.clone(), in_set("hosts")], &drop("to-hosts")]);
+    let to_public = [address.clone(), in_set(PUBLIC)];
+    let from_public = [source, in_set(PUBLIC)];
     let first_two = [Expr::Payload { base: PayloadBase::Network, offset: 16, len: 2, to: Reg(0) }];
     let link = [Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &LINK_LOCAL }];
-    rule("forward", &[&from, &first_two, &link, &drop("to-the-link")]);
     let udp = [
         Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) },
         Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[UDP] },
         Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: Reg(0) },
     ];
-    rule("forward", &[&from, &udp, &[in_set("carried")], &drop("vxlan")]);
     let mark = MARK.to_ne_bytes();
     let marked =
         [Expr::Immediate { to: Reg(0), value: &mark }, Expr::MetaSet { key: MetaKey::Mark, from: Reg(0) }];
+    let is_answer = [
+        Expr::Ct { key: CtKey::Direction, to: Reg(0) },
+        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &REPLY },
+    ];
+    let drop = |counter| [Expr::Count(counter), Expr::Verdict(Verdict::Drop)];
+    let mut rule = |chain: &str, parts: &[&[Expr<'_>]]| batch.add_rule(OUTSIDE, chain, &parts.concat());
+    rule("input", &[&from, &KNOWN, &ACCEPT]);
+    rule("input", &[&from, &drop("to-this-host")]);
+    rule("forward", &[&to, &KNOWN, &ACCEPT]);
+    // From one network here to a public address in another: as from outside, under the host's address, or the own public one.
+    rule("forward", &[&from, &to, &from_public, &to_public, &ACCEPT]);
+    rule("forward", &[&from, &to, &to_public, &marked, &ACCEPT]);
+    rule("forward", &[&to, &to_public, &ACCEPT]);
+    rule("forward", &[&to, &drop("from-outside")]);
+    // Answers go to whoever asked a public address, be it another host.
+    rule("forward", &[&from, &KNOWN, &is_answer, &ACCEPT]);
+    rule("forward", &[&from, &[address, in_set("hosts")], &drop("to-hosts")]);
+    rule("forward", &[&from, &first_two, &link, &drop("to-the-link")]);
+    rule("forward", &[&from, &udp, &[in_set("carried")], &drop("vxlan")]);
+    rule("forward", &[&from, &from_public, &ACCEPT]);
     rule("forward", &[&from, &marked, &ACCEPT]);
     let is_marked = [
         Expr::Meta { key: MetaKey::Mark, to: Reg(0) },

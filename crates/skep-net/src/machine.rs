@@ -5,7 +5,7 @@
 //! and to the outside is routed here. Bridged packets pass the IP layer's packet filters: a service's answer that
 //! comes straight from a pod of the same subnet must be seen by the connection tracking that changed its request.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -18,6 +18,7 @@ use crate::nft::{
 };
 use crate::ns::{Namespace, sysctl};
 use crate::origin;
+use crate::podpublic::{self, PUBLIC_PREFIX};
 use crate::route::{Forward, Neighbour, Route};
 
 /// The name of a pod's interface in the pod.
@@ -37,7 +38,7 @@ const PRIORITY_RAW: i32 = -300;
 const UDP: u8 = 17;
 
 /// Whom each pod may speak as.
-const PODS: Table = Table { family: Family::Bridge, name: "skep-pods" };
+pub(crate) const PODS: Table = Table { family: Family::Bridge, name: "skep-pods" };
 
 /// What a machine's network is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,9 +121,9 @@ pub struct PodLink {
 #[derive(Debug)]
 pub struct MachineNetwork {
     config: MachineConfig,
-    namespace: Namespace,
-    net: Net,
-    bridge: Link,
+    pub(crate) namespace: Namespace,
+    pub(crate) net: Net,
+    pub(crate) bridge: Link,
 }
 
 impl MachineNetwork {
@@ -303,20 +304,23 @@ impl MachineNetwork {
         for address in &pod.addresses {
             inside.add_address(theirs.index, *address)?;
         }
+        let is_public = podpublic::is_public(&mut inside)?;
         for gateway in &pod.gateways {
             // The gateway is this machine: nobody needs to be asked for its address.
             inside.set_neighbour(theirs.index, Neighbour { ip: *gateway, mac: self.config.mac })?;
-            inside.replace_route(&default_route(*gateway, theirs.index))?;
+            if !(is_public && gateway.is_ipv4()) {
+                inside.replace_route(&default_route(*gateway, theirs.index))?;
+            }
         }
         Ok(())
     }
 
     /// From now on each pod speaks as itself only: who filters connections goes by their addresses. `known` are the pods
-    /// that there are; others say nothing until [`MachineNetwork::set_up_pod`] is called for them. It can be called again.
+    /// that there are, `public` the public addresses that they have; others say nothing until [`MachineNetwork::set_up_pod`] is called for them. It can be called again.
     ///
     /// # Errors
     /// What the kernel says; then what was said before holds.
-    pub fn guard_pods(&mut self, known: &[Speaker]) -> Result<()> {
+    pub fn guard_pods(&mut self, known: &[Speaker], public: &[Ipv4Addr]) -> Result<()> {
         let mut batch = Batch::new();
         batch.delete_table(PODS);
         origin::filters(&mut batch, PODS, &origin::from_others(POD_PREFIX));
@@ -324,6 +328,9 @@ impl MachineNetwork {
             for (set, element) in pod.elements() {
                 batch.add_element(PODS, set, element);
             }
+        }
+        for (set, element) in public.iter().flat_map(|ip| podpublic::voice(*ip)) {
+            batch.add_element(PODS, set, element);
         }
         Nft::open(&self.namespace)?.commit(batch)
     }
@@ -355,6 +362,7 @@ impl MachineNetwork {
     /// What the kernel says. It can be called again.
     pub fn tear_down_pod(&mut self, id: &str, namespace: &std::path::Path) -> Result<()> {
         // The machine's end first: it takes the other one with it, also when the namespace lives on in a process.
+        self.take_all_public(id)?;
         self.net.delete_link(&pod_interface(id))?;
         self.let_speak(&pod_interface(id), None)?;
         Namespace::remove(namespace)
@@ -368,7 +376,8 @@ impl MachineNetwork {
         let bridge = self.bridge.index;
         let links = self.net.links()?.into_iter();
         Ok(links
-            .filter(|l| l.name.starts_with(POD_PREFIX) && l.kind.as_deref() == Some("veth"))
+            .filter(|l| l.name.starts_with(POD_PREFIX) && !l.name.starts_with(PUBLIC_PREFIX))
+            .filter(|l| l.kind.as_deref() == Some("veth"))
             .filter(|l| l.master.is_none_or(|m| m == bridge))
             .filter_map(|l| {
                 Some(PodLink { id: l.alias?, interface: l.name, stats: seen_from_the_pod(l.stats) })
@@ -382,6 +391,7 @@ impl MachineNetwork {
     /// What the kernel says.
     pub fn tear_down(mut self) -> Result<()> {
         for pod in self.pods()? {
+            self.take_all_public(&pod.id)?;
             self.net.delete_link(&pod.interface)?;
         }
         let mut batch = Batch::new();

@@ -61,6 +61,9 @@ pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// Who made an entry, in entries that say so: a number that no routing daemon is known to have.
+const PROXIES: u8 = 83;
+
 /// `struct ndmsg`.
 fn ndmsg(family: u8, link: u32, state: u16, flags: u8) -> [u8; 12] {
     let mut out = [0; 12];
@@ -131,6 +134,19 @@ impl Net {
     pub fn replace_route(&mut self, route: &Route) -> Result<()> {
         let m = route_message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route);
         self.socket.request(m, || format!("set the route to {}", route.destination))
+    }
+
+    /// As [`Net::replace_route`], in another table.
+    pub(crate) fn replace_route_in(&mut self, table: u32, route: &Route) -> Result<()> {
+        let m = in_table(route_message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route), table);
+        self.socket.request(m, || format!("set the route to {} in the table {table}", route.destination))
+    }
+
+    /// As [`Net::delete_route`], in another table.
+    pub(crate) fn delete_route_in(&mut self, table: u32, route: &Route) -> Result<()> {
+        let m = in_table(route_message(RTM_DELROUTE, 0, route), table);
+        let action = || format!("delete the route to {} in the table {table}", route.destination);
+        unless_missing(self.socket.request(m, action))
     }
 
     /// Removes a route. That there is none is fine.
@@ -223,6 +239,48 @@ impl Net {
                     ip: read_ip(attrs.find(NDA_DST)?)?,
                     mac: MacAddr(attrs.find(NDA_LLADDR)?.try_into().ok()?),
                 })
+            },
+        )
+    }
+
+    /// Answers on a link for an address that is reached through another link. That it does already is fine.
+    ///
+    /// # Errors
+    /// What else the kernel says.
+    pub fn add_proxy(&mut self, link: u32, ip: IpAddr) -> Result<()> {
+        let mut m = Message::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE);
+        m.fixed(&ndmsg(family(ip), link, NUD_PERMANENT, NTF_PROXY));
+        ip_bytes(&mut m, NDA_DST, ip);
+        m.attr(NDA_PROTOCOL, &[PROXIES]);
+        self.socket.request(m, || format!("answer for {ip} on link number {link}"))
+    }
+
+    /// Does not answer for an address any more. That nobody does is fine.
+    ///
+    /// # Errors
+    /// What else the kernel says.
+    pub fn delete_proxy(&mut self, link: u32, ip: IpAddr) -> Result<()> {
+        let mut m = Message::new(RTM_DELNEIGH, 0);
+        m.fixed(&ndmsg(family(ip), link, 0, NTF_PROXY));
+        ip_bytes(&mut m, NDA_DST, ip);
+        unless_missing(self.socket.request(m, || format!("stop answering for {ip} on link number {link}")))
+    }
+
+    /// The links and IPv4 addresses that are answered for by [`Net::add_proxy`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn proxies(&mut self) -> Result<Vec<(u32, Ipv4Addr)>> {
+        let mut m = Message::new(RTM_GETNEIGH, 0);
+        m.fixed(&ndmsg(libc::AF_INET as u8, 0, 0, NTF_PROXY));
+        self.socket.dump(
+            &m,
+            || "list what is answered for".into(),
+            |_, payload| {
+                let attrs = Attrs(payload.get(12..)?);
+                (payload[10] & NTF_PROXY != 0 && attrs.find(NDA_PROTOCOL)? == [PROXIES]).then_some(())?;
+                let IpAddr::V4(ip) = read_ip(attrs.find(NDA_DST)?)? else { return None };
+                Some((get_u32(payload.get(4..)?)?, ip))
             },
         )
     }
@@ -320,6 +378,12 @@ fn route_message(kind: u16, flags: u16, route: &Route) -> Message {
     }
     m.u32(RTA_OIF, route.link);
     m
+}
+
+/// The attribute counts, and not the header, which has room for a byte only.
+fn in_table(mut message: Message, table: u32) -> Message {
+    message.u32(RTA_TABLE, table);
+    message
 }
 
 fn neighbour_message(link: u32, neighbour: Neighbour) -> Message {

@@ -7,13 +7,16 @@
 //! What comes from a machine must come from who the machine is: see [`crate::origin`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use skep_netplan::fabric::{Change, Fabric};
+use skep_netplan::public::Entrance;
 
 use crate::egress::ROUTER_MAC;
+use crate::entrance;
+pub use crate::entrance::PublicTraffic;
 use crate::link::{Bridge, BridgePort, LinkStats, MacAddr, Net, Peer, Vxlan};
 use crate::machine::quiet;
 use crate::netlink::{Result, unless_exists};
@@ -53,6 +56,7 @@ pub struct Switch {
     mtu: u32,
     vni: u32,
     known: Fabric,
+    entrance: Entrance,
     /// Interfaces whose forgeries are counted by themselves.
     counted: BTreeSet<String>,
 }
@@ -119,10 +123,12 @@ impl Switch {
             net.set_up(link)?;
         }
         let (path, mtu, vni) = (path.to_owned(), config.mtu, config.vni);
-        let (known, counted) = (Fabric::default(), BTreeSet::new());
-        let mut switch = Switch { namespace, path, net, nft, bridge, wire, mtu, vni, known, counted };
+        let (known, counted, entrance) = (Fabric::default(), BTreeSet::new(), Entrance::default());
+        let mut switch =
+            Switch { namespace, path, net, nft, bridge, wire, mtu, vni, known, counted, entrance };
         switch.start_filters()?;
         switch.forget_forwards()?;
+        entrance::forget(&mut switch.net, &mut switch.nft, bridge)?;
         Ok(switch)
     }
 
@@ -269,6 +275,28 @@ impl Switch {
         self.net.set_neighbours(self.bridge, &neighbours)?;
         self.known = wanted.clone();
         Ok(changes.len())
+    }
+
+    /// Lets in what is to enter by public addresses, and nothing else, by what has changed since the last call. What is in the fabric of
+    /// them must be [set](Switch::set) before, and the network [led out](Switch::lead_out).
+    ///
+    /// # Errors
+    /// What the kernel says: then the switch is to be set up anew.
+    pub fn let_in(&mut self, wanted: &Entrance) -> Result<()> {
+        if self.entrance == *wanted {
+            return Ok(());
+        }
+        entrance::set(&mut self.net, &mut self.nft, self.bridge, &self.entrance, wanted)?;
+        self.entrance = wanted.clone();
+        Ok(())
+    }
+
+    /// What came to and went out from each public address since it is let in here.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn public_traffic(&mut self) -> Result<Vec<(Ipv4Addr, PublicTraffic)>> {
+        entrance::traffic(&mut self.nft)
     }
 
     /// What was dropped of machines' packets, and why.

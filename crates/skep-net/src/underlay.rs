@@ -15,6 +15,7 @@ use crate::nft::{
     BaseChain, Batch, ChainKind, Expr, Family, Hook, NewElement, Nft, PayloadBase, Reg, Set, Table,
 };
 use crate::ns::{Namespace, sysctl};
+use crate::route::Route;
 
 /// What is to have another address outside, for all wires of this computer.
 const TABLE: Table = Table { family: Family::Ip, name: "skep-underlay" };
@@ -137,6 +138,20 @@ impl Underlay {
         there.set_up(theirs)?;
         there.replace_route(&default_route(IpAddr::V4(self.gateway()), theirs))?;
         Ok(namespace)
+    }
+
+    /// Leads the computer itself to addresses that hosts answer for on the wire. Those within the wire's own subnet need no route.
+    ///
+    /// # Errors
+    /// What the kernel says. It can be called again.
+    pub fn lead(&self, to: &[IpNet]) -> Result<()> {
+        let mut net = Net::here()?;
+        let link = net.expect_link(&self.bridge)?.index;
+        for destination in to.iter().filter(|net| !IpNet::V4(self.subnet).contains(*net)) {
+            let source = Some(self.gateway().into());
+            net.replace_route(&Route { destination: *destination, gateway: None, link, source })?;
+        }
+        Ok(())
     }
 
     /// Takes a host off the wire, or puts it back.

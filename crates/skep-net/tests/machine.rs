@@ -39,7 +39,7 @@ fn a_pod_speaks_as_itself_only() {
     let (mut machine, mounts) = (machine(), Mounts::new());
     let (mut a, b) = (pod(1, &mounts.path("a")), pod(2, &mounts.path("b")));
     a.pairs = vec!["10.7.1.100".parse().unwrap()];
-    machine.guard_pods(&[]).unwrap();
+    machine.guard_pods(&[], &[]).unwrap();
     machine.set_up_pod(&a).unwrap();
     machine.set_up_pod(&b).unwrap();
     let (ns_a, ns_b) = (Namespace::open(&a.namespace).unwrap(), Namespace::open(&b.namespace).unwrap());
@@ -64,7 +64,7 @@ fn a_pod_speaks_as_itself_only() {
     // A new agent says it anew, and nothing of what was said before is lost meanwhile.
     let mut machine =
         MachineNetwork::set_up(machine.namespace().try_clone().unwrap(), machine.config().clone()).unwrap();
-    machine.guard_pods(&[a.speaker(), b.speaker()]).unwrap();
+    machine.guard_pods(&[a.speaker(), b.speaker()], &[]).unwrap();
     assert!(reach("10.7.1.1", "10.7.1.2") && !reach("10.7.1.9", "10.7.1.2"));
     a.pairs.clear();
     machine.set_up_pod(&a).unwrap();
@@ -144,7 +144,7 @@ fn nothing_is_left() {
     }
     let (mut machine, mounts) = (machine(), Mounts::new());
     let namespace = machine.namespace().try_clone().unwrap();
-    machine.guard_pods(&[]).unwrap();
+    machine.guard_pods(&[], &[]).unwrap();
     for n in 1..=3 {
         machine.set_up_pod(&pod(n, &mounts.path(&n.to_string()))).unwrap();
     }

@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::ports::{DEFAULT_NETWORK, PORTS, Port};
+use crate::public::ByPod;
 use crate::{Error, in_kernel};
 
 const POLICIES: Resource = Resource::new("networking.k8s.io", "v1", "networkpolicies");
@@ -135,6 +136,8 @@ pub(crate) struct Filters {
     wide: tokio::sync::Mutex<Option<Wide>>,
     /// The ports of this node's pods, by the pod's uid: a pod is guarded from before it can talk, however late the copies are.
     own: Mutex<BTreeMap<String, Own>>,
+    /// Their public addresses: they are guarded as the others are.
+    publics: Mutex<ByPod>,
     programmed: Arc<Mutex<Programmed>>,
     changed: Arc<Notify>,
     /// Pods, by namespace and name, whose ports may have old labels.
@@ -167,6 +170,7 @@ pub(crate) async fn start(
         pods: Informer::builder(client, own_pods).build(),
         wide: tokio::sync::Mutex::default(),
         own: Mutex::new(known.collect()),
+        publics: Mutex::default(),
         programmed: Arc::new(Mutex::new(programmed)),
         changed: Arc::new(Notify::new()),
         relabeled: Mutex::default(),
@@ -225,7 +229,18 @@ impl Filters {
     /// Forgets a pod that has no network any more.
     pub(crate) fn remove(&self, uid: &str) {
         self.own.lock().remove(uid);
+        self.publics.lock().remove(uid);
         self.changed.notify_one();
+    }
+
+    /// Guards these public addresses of a pod of this node as its own, and no others: it is so when this returns.
+    pub(crate) async fn set_public(&self, uid: &str, addresses: Vec<IpAddr>) -> Result<(), Error> {
+        let before = if addresses.is_empty() {
+            self.publics.lock().remove(uid).unwrap_or_default()
+        } else {
+            self.publics.lock().insert(uid.to_owned(), addresses.clone()).unwrap_or_default()
+        };
+        if before == addresses { Ok(()) } else { self.program().await }
     }
 
     async fn run(&self) {
@@ -287,30 +302,46 @@ impl Filters {
 
     fn plan(&self, wide: &Wide) -> (Desired, Desired) {
         let (mut pods, mut members) = (Vec::new(), Vec::new());
-        let mut add = |namespace: &str, view: &PortView| {
+        // By the port of the pod that has them.
+        let mut public: BTreeMap<(String, String), Vec<IpAddr>> = BTreeMap::new();
+        {
+            let (own, publics) = (self.own.lock(), self.publics.lock());
+            for (uid, addresses) in publics.iter() {
+                if let Some(own) = own.get(uid) {
+                    public.insert((own.namespace.clone(), own.name.clone()), addresses.clone());
+                }
+            }
+        }
+        let mut add = |namespace: &str, name: &str, view: &PortView| {
             if view.pod.is_none() || !view.is_near {
                 return;
             }
             let here = view.node.as_deref() == Some(self.node.as_str());
-            members.push(Member { addresses: view.addresses.clone(), groups: view.groups.clone(), here });
+            let mut addresses = view.addresses.clone();
+            if !public.is_empty()
+                && let Some(more) = public.get(&(namespace.to_owned(), name.to_owned()))
+            {
+                addresses.extend(more);
+            }
+            members.push(Member { addresses: addresses.clone(), groups: view.groups.clone(), here });
             pods.push(Pod {
                 namespace: namespace.into(),
                 labels: view.labels.clone(),
-                addresses: view.addresses.clone(),
+                addresses,
                 ports: view.ports.clone(),
                 here,
             });
         };
         let mut seen = BTreeSet::new();
         wide.ports.for_each(|port| {
-            add(&port.key.namespace, &port.view);
+            add(&port.key.namespace, &port.key.name, &port.view);
             if port.view.node.as_deref() == Some(self.node.as_str()) {
                 seen.insert((port.key.namespace.to_string(), port.key.name.to_string()));
             }
         });
         for own in self.own.lock().values() {
             if !seen.contains(&(own.namespace.clone(), own.name.clone())) {
-                add(&own.namespace, &own.view);
+                add(&own.namespace, &own.name, &own.view);
             }
         }
         let mut namespaces: BTreeMap<String, Labels> = BTreeMap::new();

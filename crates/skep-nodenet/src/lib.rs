@@ -2,10 +2,11 @@
 //!
 //! **Job.** For the agent of one node: sets up the node's bridge from its tenant's network; makes the port of each pod and
 //! from it the pod's interface; programs the tenant's services and answers its names, from one copy of them; lets its
-//! pods talk to whom network policies and security groups say; leads the `kubernetes` service to the API server.
-//! **State.** Copies of the tenant's services and endpoint slices, of its policies and groups, and where there is one of those of
+//! pods talk to whom network policies and security groups say; gives them their public addresses; leads the `kubernetes` service to the
+//! API server.
+//! **State.** Copies of the tenant's services and endpoint slices, of its policies and groups, of the public addresses that lead here, and where there is one of those of
 //! its ports and namespaces; what is programmed of them, which pod has which port.
-//! **Tasks.** One per informer, two that program, one that keeps labels of ports, the name server's, one per connection to the API
+//! **Tasks.** One per informer, three that program, one that keeps labels of ports, the name server's, one per connection to the API
 //! server.
 //! **Must not know.** Pods beyond their names, annotations and labels, containers, hosts, other tenants.
 //!
@@ -13,6 +14,7 @@
 
 mod filters;
 mod ports;
+mod public;
 mod relay;
 mod services;
 
@@ -139,6 +141,7 @@ impl Error {
 pub struct NodeNetwork {
     ports: ports::Ports,
     filters: Arc<filters::Filters>,
+    publics: Arc<public::Publics>,
     machine: Arc<Mutex<MachineNetwork>>,
     addresses: Vec<IpNet>,
     _tasks: JoinSet<()>,
@@ -186,10 +189,11 @@ impl NodeNetwork {
         };
         let of_pods = ports.of_node().await?;
         let speakers: Vec<_> = of_pods.iter().filter_map(ports::Port::speaker).collect();
+        let public = public::of_pods(&client, &config.node).await?;
         let machine = in_kernel("set up the node's bridge", move || {
             let mut machine = MachineNetwork::set_up(Namespace::current()?, machine)?;
             machine.add_routes(&[service_range()])?;
-            machine.guard_pods(&speakers)?;
+            machine.guard_pods(&speakers, &public)?;
             machine.leave_untracked(SocketAddrV4::new(DNS_IP, DNS_PORT))?;
             Ok(machine)
         })
@@ -197,6 +201,9 @@ impl NodeNetwork {
         let mut tasks = JoinSet::new();
         let names = services::start(&client, &config, &mut tasks).await?;
         let filters = filters::start(&client, &config.node, of_pods, &mut tasks).await?;
+        let machine = Arc::new(Mutex::new(machine));
+        let (bridge, guards) = (machine.clone(), filters.clone());
+        let publics = public::start(&client, &config.node, bridge, guards, &mut tasks).await;
         let listen = SocketAddr::from((DNS_IP, DNS_PORT));
         let dns = skep_dns::Config {
             listen: vec![listen],
@@ -210,14 +217,7 @@ impl NodeNetwork {
         if let Some(socket) = config.api_socket {
             relay::start(SocketAddr::from((API_IP, API_PORT)), socket, &mut tasks).await?;
         }
-        Ok(NodeNetwork {
-            ports,
-            filters,
-            machine: Arc::new(Mutex::new(machine)),
-            addresses,
-            _tasks: tasks,
-            _dns: dns,
-        })
+        Ok(NodeNetwork { ports, filters, publics, machine, addresses, _tasks: tasks, _dns: dns })
     }
 
     /// The node's own addresses in its tenant's network; none when it has no port.
@@ -238,13 +238,25 @@ impl NodeNetwork {
     /// # Errors
     /// When there is no address for it, or the kernel refuses.
     pub async fn set_up(&self, pod: &PodRef, netns: &Path) -> Result<Vec<IpAddr>, Error> {
-        let (config, port) = self.ports.pod_config(pod, netns).await?;
+        let (config, port, others) = self.ports.pod_config(pod, netns).await?;
         // Whom it may talk to is said before it can.
         self.filters.add(&pod.uid, &port).await?;
         let addresses = config.addresses.iter().map(IpNet::addr).collect();
         let (machine, what) =
             (self.machine.clone(), format!("connect the pod {}/{}", pod.namespace, pod.name));
+        let gateway = config.gateways.iter().find_map(|g| match g {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        });
+        let place = public::Place {
+            netns: netns.to_owned(),
+            private: config.addresses.clone(),
+            gateway,
+            networks: others.into_iter().chain([service_range()]).collect(),
+            mtu: config.mtu,
+        };
         in_kernel(what, move || machine.lock().set_up_pod(&config)).await?;
+        self.publics.add(&pod.uid, place).await;
         Ok(addresses)
     }
 
@@ -253,6 +265,7 @@ impl NodeNetwork {
     /// # Errors
     /// When the kernel refuses, or the port cannot be deleted now; it can be called again.
     pub async fn tear_down(&self, uid: &str, netns: &Path) -> Result<(), Error> {
+        self.publics.remove(uid);
         let (machine, id, path) = (self.machine.clone(), uid.to_owned(), netns.to_owned());
         in_kernel("disconnect a pod", move || machine.lock().tear_down_pod(&id, &path)).await?;
         // Only then may somebody else have the addresses.

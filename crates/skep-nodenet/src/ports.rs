@@ -124,6 +124,12 @@ impl Network {
         self.subnets.iter().filter_map(|(net, gateway)| IpNet::new(*gateway, net.prefix_len()).ok()).collect()
     }
 
+    /// The subnets in which none of these addresses is.
+    fn others(&self, addresses: &[IpAddr]) -> Vec<IpNet> {
+        let nets = self.subnets.iter().map(|(net, _)| *net);
+        nets.filter(|net| !addresses.iter().any(|ip| net.contains(ip))).collect()
+    }
+
     /// The gateway of each family, for somebody with these addresses.
     fn gateways_of(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
         let mut found: Vec<IpAddr> = Vec::new();
@@ -201,8 +207,12 @@ impl Ports {
         Ok(port.and_then(|p| Some(OwnInterface { mac: p.mac()?, addresses: p.spec.addresses })))
     }
 
-    /// The interface that a pod is to have: its port's, which is made if it is not there.
-    pub(crate) async fn pod_config(&self, pod: &PodRef, netns: &Path) -> Result<(PodConfig, Port), Error> {
+    /// The interface that a pod is to have: its port's, which is made if it is not there. And the network's other subnets.
+    pub(crate) async fn pod_config(
+        &self,
+        pod: &PodRef,
+        netns: &Path,
+    ) -> Result<(PodConfig, Port, Vec<IpNet>), Error> {
         // Nearly all ports are in this network, and a pod's start waits for all this.
         let (port, network) = tokio::join!(self.port_of(pod), self.network(DEFAULT_NETWORK));
         let port = port?;
@@ -223,7 +233,8 @@ impl Ports {
             pairs: port.pairs(),
             mtu: network.mtu,
         };
-        Ok((config, port))
+        let others = network.others(&port.spec.addresses);
+        Ok((config, port, others))
     }
 
     async fn port_of(&self, pod: &PodRef) -> Result<Port, Error> {

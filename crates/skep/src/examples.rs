@@ -231,6 +231,7 @@ pub(crate) const EXAMPLES: &[Entry] = &[
         &[
             ("skep up", "start, in the background"),
             ("skep up --foreground", "stay attached, as a service manager wants it"),
+            ("skep up --public-pool 192.0.2.0/24", "with addresses for services of the type LoadBalancer"),
             ("skep up --listen 0.0.0.0:6443 --name api.example.com", "reachable from outside"),
         ],
     ),

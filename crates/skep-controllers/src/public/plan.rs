@@ -82,10 +82,12 @@ pub(super) fn node<'a>(
     address: &str,
     holder: Option<&str>,
 ) -> Option<&'a str> {
-    let able = nodes.iter().filter(|n| n.ready && !n.excluded && (n.has_endpoint || !local));
-    // Of several, those where an endpoint is save a way; among these addresses are spread evenly, each for itself.
-    let best = able
-        .max_by_key(|n| (holder == Some(n.name.as_str()), n.has_endpoint, weight(address, &n.name), &n.name));
+    let able = nodes.iter().filter(|n| !n.excluded && (n.has_endpoint || !local));
+    // One that is not ready serves better than none: it may only have been silent. Of several, those where an endpoint is are
+    // taken, for it answers there; among these addresses are spread evenly, each for itself.
+    let best = able.max_by_key(|n| {
+        (n.ready, n.has_endpoint, holder == Some(n.name.as_str()), weight(address, &n.name), &n.name)
+    });
     best.map(|n| n.name.as_str())
 }
 
@@ -179,7 +181,15 @@ mod tests {
         let nodes = [view("a", true, false), view("b", true, true), view("c", false, true)];
         let ip = "192.0.2.1";
         assert_eq!(node(&nodes, false, ip, None), Some("b"), "where an endpoint is");
-        assert_eq!(node(&nodes, false, ip, Some("a")), Some("a"), "connections stay where they are");
+        let two = [view("a", true, true), view("b", true, true)];
+        for holder in ["a", "b"] {
+            assert_eq!(node(&two, false, ip, Some(holder)), Some(holder), "connections stay where they are");
+        }
+        assert_eq!(
+            node(&nodes[2..], false, ip, None),
+            Some("c"),
+            "better one that may only be silent than none"
+        );
         assert_eq!(
             node(&nodes, true, ip, Some("a")),
             Some("b"),

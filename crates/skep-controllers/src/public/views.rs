@@ -5,7 +5,7 @@ use serde::Deserialize;
 use skep_api::network::{PublicPool, PublicPort};
 use skep_base::{SharedStr, TenantName};
 use skep_client::informer::Builder;
-use skep_client::{Object, Resource, Selection, Tenants};
+use skep_client::{Resource, Selection, Tenants};
 use skep_plan::Labels;
 
 use crate::Kind;
@@ -201,17 +201,11 @@ impl Balancer {
     pub(super) fn ingress(&self) -> impl Iterator<Item = &str> {
         self.status.load_balancer.ingress.iter().map(|i| i.ip.as_str())
     }
-
-    fn matters(object: &Object<Balancer>) -> bool {
-        *object.spec.r#type == *"LoadBalancer" || object.ingress().next().is_some()
-    }
 }
 
 impl Kind for Balancer {
+    // All of them: one that is of another type by now has an address to give back.
     const RESOURCE: Resource = Resource::of::<k8s_openapi::api::core::v1::Service>();
-    fn indexes(builder: Builder<Balancer>) -> Builder<Balancer> {
-        builder.keep(Balancer::matters)
-    }
 }
 
 impl Kind for PublicPool {

@@ -93,7 +93,15 @@ fn plan_port(
         port.node_port.is_some() || service.external_ips.iter().any(|ip| Family::of(*ip) == family);
     let key = |scope| GroupKey { family, port: port.name.clone(), protocol: port.protocol, scope };
     let mut target_of = |scope: Scope, local_only: bool, masquerade: bool| {
-        let chosen = choose(&all, place, local_only);
+        let mut chosen = choose(&all, place, local_only);
+        // What comes in from outside comes by the machine's uplink, and a bridge sends nothing back to where it came from: endpoints
+        // of other machines are for those nodes that have none.
+        if scope == Scope::External && service.kind == ServiceType::LoadBalancer && !local_only {
+            let near: Vec<_> = choose(&all, place, true).into_iter().filter(|c| c.ready).collect();
+            if !near.is_empty() {
+                chosen = near;
+            }
+        }
         if chosen.is_empty() {
             let elsewhere = local_only && !choose(&all, place, false).is_empty();
             return if elsewhere { Target::Drop } else { Target::Reject };

@@ -3,6 +3,7 @@
 mod checks;
 mod host;
 mod hosts;
+mod public;
 mod run_file;
 mod simulated;
 mod stop;
@@ -50,6 +51,10 @@ pub(crate) struct Options {
     /// is what is meant if nothing is given, and of what is not named.
     #[arg(long, env = "SKEP_EVICTION_HARD", value_name = "THRESHOLDS")]
     eviction_hard: Option<Thresholds>,
+    /// Addresses of the outside world for services of the type LoadBalancer and for PublicIPs: a CIDR, one address, or two with a dash
+    /// between. They are added to the pool `default`, and stay in it. May be said several times.
+    #[arg(long, value_name = "RANGE", value_parser = public::range)]
+    public_pool: Vec<String>,
     /// Where the image registry listens; clients and machines of other computers reach it only at an address that is not loopback.
     #[arg(long, env = "SKEP_REGISTRY_LISTEN", default_value = "127.0.0.1:5000")]
     registry_listen: std::net::SocketAddr,
@@ -215,6 +220,10 @@ fn serve(options: Options) -> anyhow::Result<()> {
             // Of an earlier start without the rights that this one has: what it showed as running is made anew.
             Hosting::Real => roles.push(simulated::remove(app, down)),
             Hosting::None => {}
+        }
+        let wire = hosts::Hosts::read(&data).map(|hosts| hosts.underlay());
+        if !options.public_pool.is_empty() || wire.is_some() {
+            roles.push(public::start(app, down, options.public_pool.clone(), wire));
         }
         if hosting == Hosting::Real {
             let vxlan_port = host::vxlan_port(&data).unwrap_or_else(|error| {
