@@ -272,12 +272,14 @@ impl NodeObject {
         let mut said: Option<(NodeStatus, Timestamp)> = None;
         loop {
             let now = Timestamp::now();
-            let old =
-                said.as_ref().map_or_else(|| self.current().status.unwrap_or_default(), |(s, _)| s.clone());
+            let shown = self.current().status.unwrap_or_default();
+            let given_up = is_given_up(&shown);
+            let old = said.as_ref().filter(|_| !given_up).map_or(shown, |(s, _)| s.clone());
             let status = self.status(&old, now).await;
-            let due = said.as_ref().is_none_or(|(last, at)| {
-                !same_but_heartbeat(last, &status) || now.duration_since(*at) >= STATUS_REPORT
-            });
+            let due = given_up
+                || said.as_ref().is_none_or(|(last, at)| {
+                    !same_but_heartbeat(last, &status) || now.duration_since(*at) >= STATUS_REPORT
+                });
             if due {
                 match self.say(&status).await {
                     Ok(()) => {
@@ -381,7 +383,11 @@ async fn follow(object: Arc<NodeObject>) {
     let seen = object.clone();
     informer.on_event(move |event| {
         if !matches!(event, Event::Deleted { .. }) {
-            *lock(&seen.current) = event.object().view.clone();
+            let node = &event.object().view;
+            *lock(&seen.current) = node.clone();
+            if node.status.as_ref().is_some_and(is_given_up) {
+                seen.wake.notify_one();
+            }
         } else {
             // It is registered again with the next status.
             seen.wake.notify_one();
@@ -409,6 +415,11 @@ fn object(facts: &NodeFacts) -> Node {
         ..Default::default()
     });
     node
+}
+
+/// Whether somebody says of the node that nothing is known of it: this agent was silent for too long, and never says so itself.
+fn is_given_up(status: &NodeStatus) -> bool {
+    status.conditions.iter().flatten().any(|c| c.status == "Unknown")
 }
 
 fn same_but_heartbeat(a: &NodeStatus, b: &NodeStatus) -> bool {

@@ -307,6 +307,36 @@ async fn environment_and_volumes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_given_up_says_that_it_lives() {
+    or_skip!();
+    let (server, node, _pods) = start("given-up").await;
+    let admin = server.admin();
+    let path = format!("/tenants/given-up/api/v1/nodes/{}", node.name);
+    let status = |path: String| {
+        let admin = &admin;
+        async move {
+            let node: Value = admin.get(&path).await.unwrap();
+            condition(&node, "Ready")
+        }
+    };
+    eventually("the node is ready", || async { (status(path.clone()).await == "True").then_some(()) }).await;
+    // As the node controller does when nothing was heard for a while.
+    let unknown = json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
+        "message": "Kubelet stopped posting node status."}]}});
+    admin
+        .request(
+            http::Method::PATCH,
+            &format!("{path}/status"),
+            "application/strategic-merge-patch+json",
+            unknown.to_string().into_bytes(),
+        )
+        .await
+        .unwrap();
+    eventually("the node is ready again", || async { (status(path.clone()).await == "True").then_some(()) })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_agent_takes_up_the_pods_of_the_old_one() {
     or_skip!();
     let (_server, mut node, pods) = start("crash").await;
