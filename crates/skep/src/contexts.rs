@@ -13,6 +13,10 @@ use serde_yaml_ng::{Mapping, Value};
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
+/// Contexts in one file. Nobody picks from more, and whoever makes thousands of tenants has their credentials elsewhere: each is some
+/// 5 KiB that every later call of kubectl would read, and every new tenant would write again.
+const CONTEXTS_MAX: usize = 100;
+
 /// What became of a context that was to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Added {
@@ -20,6 +24,8 @@ pub(crate) enum Added {
     Yes,
     /// A context of that name leads to another server, and was left alone.
     Taken,
+    /// There are so many that another is not added.
+    Full,
 }
 
 /// The lists of a kubeconfig, and under which key each entry has what it is about.
@@ -72,6 +78,9 @@ fn with_context(existing: &str, name: &str, own: &str) -> anyhow::Result<(String
     // One of an earlier tenant of the name leads to the same server, and its credential is dead.
     if taken && server(&config, name) != server(&own, name) {
         return Ok((existing.to_owned(), Added::Taken));
+    }
+    if !taken && entries(&config, "contexts").count() >= CONTEXTS_MAX {
+        return Ok((existing.to_owned(), Added::Full));
     }
     for (list, key) in LISTS {
         let entry = entries(&own, list)
@@ -181,6 +190,8 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// When the file cannot be read or written.
 pub(crate) fn add(path: &Path, name: &str, own: &str) -> anyhow::Result<Added> {
+    // A link stays one.
+    let path = &fs::canonicalize(path)?;
     let _lock = Lock::take(path)?;
     let (text, added) = with_context(&fs::read_to_string(path)?, name, own)?;
     if added == Added::Yes {
@@ -194,6 +205,7 @@ pub(crate) fn add(path: &Path, name: &str, own: &str) -> anyhow::Result<Added> {
 /// # Errors
 /// When the file cannot be read or written.
 pub(crate) fn remove(path: &Path, name: &str) -> anyhow::Result<()> {
+    let path = &fs::canonicalize(path)?;
     let _lock = Lock::take(path)?;
     match without_context(&fs::read_to_string(path)?, name)? {
         Some(text) => replace(path, &text),
@@ -272,10 +284,29 @@ mod tests {
     }
 
     #[test]
+    fn a_file_does_not_grow_without_end() {
+        let mut text = kubeconfig("skep", HERE, "admin", "root");
+        let add =
+            |text: &str, name: &str| with_context(text, name, &kubeconfig(name, HERE, "admin", "x")).unwrap();
+        for n in 1..CONTEXTS_MAX {
+            let (next, added) = add(&text, &format!("t{n}"));
+            assert_eq!(added, Added::Yes, "{n}");
+            text = next;
+        }
+        assert_eq!(add(&text, "more"), (text.clone(), Added::Full));
+        // One that is there already is renewed, and one that goes makes room.
+        assert_eq!(add(&text, "t7").1, Added::Yes);
+        let text = without_context(&text, "t7").unwrap().unwrap();
+        assert_eq!(add(&text, "more").1, Added::Yes);
+    }
+
+    #[test]
     fn files_are_changed_one_after_another() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config");
-        fs::write(&path, kubeconfig("skep", HERE, "admin", "root")).unwrap();
+        let file = dir.path().join("config");
+        fs::write(&file, kubeconfig("skep", HERE, "admin", "root")).unwrap();
+        let path = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &path).unwrap();
         std::thread::scope(|scope| {
             for n in 0..8 {
                 let path = &path;
@@ -288,8 +319,9 @@ mod tests {
         let config = parse(&fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(entries(&config, "contexts").count(), 9);
         remove(&path, "t3").unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no lock and no half-written file stays");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no lock and no half-written file stays");
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
     }
 }

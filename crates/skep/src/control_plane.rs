@@ -66,8 +66,13 @@ fn apart(name: &'static str, start: Start, app: &Arc<App>, shutdown: &Shutdown) 
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
     Box::pin(async move {
         if let Err(error) = thread {
-            tracing::error!(%error, "{name} cannot start: there is no thread");
+            return tracing::error!(%error, "{name} cannot start: there is no thread");
         }
-        let _ = ended.await;
+        // The sender goes without a word when the role panics.
+        if ended.await.is_err() {
+            tracing::error!(
+                "{name} ended badly, and what they did is not done any more: start the server anew"
+            );
+        }
     })
 }

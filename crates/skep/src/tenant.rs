@@ -163,6 +163,7 @@ async fn add_context(client: &Client, path: &Path, name: &str) {
         Ok(Added::Taken) => {
             eprintln!("{file} has a context {name} that leads elsewhere, and keeps it; {remedy}")
         }
+        Ok(Added::Full) => eprintln!("no context was added to {file}, which has many; {remedy}"),
         Err(error) => eprintln!("no context was added to {file}: {error:#}; {remedy}"),
     }
 }
