@@ -10,9 +10,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::{Mounts, can};
+use common::{Mounts, Wire, can};
 use skep_net::bandwidth::{Shaper, Uplink, release_host};
-use skep_net::link::{Bridge, Peer};
 use skep_net::switch::{Switch, SwitchConfig};
 use skep_net::{MacAddr, Namespace, Net};
 use skep_netplan::bandwidth::{self, HOST, Limits, Memory, Plan, Policy, WIRE_MPU_BYTES};
@@ -38,7 +37,7 @@ struct Host {
 struct Cloud {
     hosts: Vec<Host>,
     machines: BTreeMap<(usize, usize, usize), Namespace>,
-    wire: Namespace,
+    wire: Wire,
     _mounts: Mounts,
 }
 
@@ -62,24 +61,10 @@ const PLACES: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
 
 impl Cloud {
     fn new() -> Cloud {
-        let (wire, mounts) = (Namespace::new().unwrap(), Mounts::new());
-        let mut on_wire = Net::open(&wire).unwrap();
-        on_wire.add_bridge("wire", MacAddr([2, 0, 0, 0, 9, 9]), 1550, Bridge::default()).unwrap();
-        let bridge = on_wire.expect_link("wire").unwrap().index;
-        on_wire.add_address(bridge, "192.0.2.254/24".parse().unwrap()).unwrap();
-        on_wire.set_up(bridge).unwrap();
+        let (wire, mounts) = (Wire::new(1550, Some("192.0.2.254/24")), Mounts::new());
         let mut cloud = Cloud { hosts: Vec::new(), machines: BTreeMap::new(), wire, _mounts: mounts };
         for n in 0..2 {
-            let (ns, ip) = (Namespace::new().unwrap(), IpAddr::from([192, 0, 2, 1 + n as u8]));
-            let peer = Peer { name: "eth0", mac: None, namespace: Some(&ns) };
-            on_wire.add_veth(&format!("h{n}"), None, 1550, &peer).unwrap();
-            let end = on_wire.expect_link(&format!("h{n}")).unwrap().index;
-            on_wire.set_master(end, bridge).unwrap();
-            on_wire.set_up(end).unwrap();
-            let mut net = Net::open(&ns).unwrap();
-            let eth0 = net.expect_link("eth0").unwrap().index;
-            net.add_address(eth0, format!("{ip}/24").parse().unwrap()).unwrap();
-            net.set_up(eth0).unwrap();
+            let (ns, ip) = cloud.wire.host(n);
             skep_net::egress::guard_host(&ns, &[], VXLAN_PORT).unwrap();
             let mut switches = Vec::new();
             for tenant in 0..2 {
@@ -280,7 +265,7 @@ fn guarantees_hold_between_tenants_on_the_hosts_uplink() {
     };
     let number = cloud.number(0, 0, 0);
     let before = sent(&cloud, number);
-    let outside = cloud.wire.run(|| UdpSocket::bind("192.0.2.254:9")).unwrap().unwrap();
+    let outside = cloud.wire.ns.run(|| UdpSocket::bind("192.0.2.254:9")).unwrap().unwrap();
     outside.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let client = cloud.machines[&(0, 0, 0)].run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     for _ in 0..50 {

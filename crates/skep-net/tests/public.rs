@@ -8,10 +8,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use common::{Mounts, arrives, can, talk};
+use common::{Mounts, Wire, arrives, can, talk};
 use skep_net::edge::{Edge, sweep};
 use skep_net::egress::{ROUTER_IP, ROUTER_MAC, guard_host};
-use skep_net::link::{Bridge, Peer};
 use skep_net::route::{Neighbour, Route};
 use skep_net::switch::{Switch, SwitchConfig};
 use skep_net::{MacAddr, Namespace, Net};
@@ -80,27 +79,12 @@ fn inside(ns: &Namespace, mac: MacAddr, addresses: &[ipnet::IpNet]) {
 
 impl World {
     fn new() -> World {
-        let wire = Namespace::new().unwrap();
-        let mut on_wire = Net::open(&wire).unwrap();
-        on_wire.add_bridge("wire", MacAddr([2, 0, 0, 0, 9, 9]), 1500, Bridge::default()).unwrap();
-        let bridge = on_wire.expect_link("wire").unwrap().index;
-        on_wire.add_address(bridge, format!("{OUTSIDE}/24").parse().unwrap()).unwrap();
-        on_wire.set_up(bridge).unwrap();
+        let wire = Wire::new(1500, Some(&format!("{OUTSIDE}/24")));
         let mounts = Mounts::new();
         let (mut hosts, mut pods) = (Vec::new(), Vec::new());
         let mut machines: Vec<Vec<Namespace>> = (0..TENANTS).map(|_| Vec::new()).collect();
         for n in 0..HOSTS {
-            let ns = Namespace::new().unwrap();
-            let address = IpAddr::from([192, 0, 2, 1 + n as u8]);
-            let peer = Peer { name: "eth0", mac: None, namespace: Some(&ns) };
-            on_wire.add_veth(&format!("h{n}"), None, 1500, &peer).unwrap();
-            let end = on_wire.expect_link(&format!("h{n}")).unwrap().index;
-            on_wire.set_master(end, bridge).unwrap();
-            on_wire.set_up(end).unwrap();
-            let mut net = Net::open(&ns).unwrap();
-            let eth0 = net.expect_link("eth0").unwrap().index;
-            net.add_address(eth0, format!("{address}/24").parse().unwrap()).unwrap();
-            net.set_up(eth0).unwrap();
+            let (ns, address) = wire.host(n);
             let mut switches = Vec::new();
             for (tenant, machines) in machines.iter_mut().enumerate() {
                 let config = SwitchConfig { vni: vni(tenant), mtu: 1450, local: address, port: 4789 };
@@ -124,7 +108,7 @@ impl World {
             let edge = Edge::open(ns.try_clone().unwrap(), address).unwrap();
             hosts.push(Host { ns, address, edge, switches });
         }
-        World { wire, hosts, machines, pods, _mounts: mounts }
+        World { wire: wire.ns, hosts, machines, pods, _mounts: mounts }
     }
 
     /// Says to all hosts where each network's ports are, and where the first tenant's public addresses lead.

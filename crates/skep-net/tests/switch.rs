@@ -8,10 +8,9 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Mounts, arrives, can, talk};
+use common::{Mounts, Wire, arrives, can, talk};
 use serde_json::json;
 use skep_net::filter::{Filter, Purpose, filter_bridged};
-use skep_net::link::{Bridge, Peer};
 use skep_net::nft::{Family, Nft};
 use skep_net::switch::{Forged, Switch, SwitchConfig};
 use skep_net::{MacAddr, Namespace, Net};
@@ -29,7 +28,7 @@ struct Cloud {
     hosts: Vec<Host>,
     /// By tenant, then by host: one machine each.
     machines: Vec<Vec<Namespace>>,
-    wire: Namespace,
+    wire: Wire,
     mounts: Mounts,
 }
 
@@ -59,26 +58,12 @@ fn ports(hosts: usize) -> Vec<Port> {
 
 impl Cloud {
     fn new(hosts: usize, tenants: usize) -> Cloud {
-        let wire = Namespace::new().unwrap();
-        let mut on_wire = Net::open(&wire).unwrap();
-        on_wire.add_bridge("wire", MacAddr([2, 0, 0, 0, 9, 9]), 1500, Bridge::default()).unwrap();
-        let bridge = on_wire.expect_link("wire").unwrap().index;
-        on_wire.set_up(bridge).unwrap();
+        let wire = Wire::new(1500, None);
         let mounts = Mounts::new();
         let mut cloud =
             Cloud { hosts: Vec::new(), machines: (0..tenants).map(|_| Vec::new()).collect(), wire, mounts };
         for n in 0..hosts {
-            let ns = Namespace::new().unwrap();
-            let ip = IpAddr::from([192, 0, 2, 1 + n as u8]);
-            let peer = Peer { name: "eth0", mac: None, namespace: Some(&ns) };
-            on_wire.add_veth(&format!("h{n}"), None, 1500, &peer).unwrap();
-            let end = on_wire.expect_link(&format!("h{n}")).unwrap().index;
-            on_wire.set_master(end, bridge).unwrap();
-            on_wire.set_up(end).unwrap();
-            let mut net = Net::open(&ns).unwrap();
-            let eth0 = net.expect_link("eth0").unwrap().index;
-            net.add_address(eth0, format!("{ip}/24").parse().unwrap()).unwrap();
-            net.set_up(eth0).unwrap();
+            let (ns, ip) = cloud.wire.host(n);
             let mut host = Host { ns, ip, switches: Vec::new() };
             for tenant in 0..tenants {
                 let mut switch = cloud.switch(&host.ns, ip, n, tenant);
@@ -170,7 +155,7 @@ fn a_host_that_was_cut_off_comes_back_and_a_restarted_daemon_disturbs_nobody() {
     let (from, to) = (machine_ip(0).to_string(), machine_ip(1).to_string());
     let reach = |cloud: &Cloud| arrives(&cloud.machines[0][0], &cloud.machines[0][1], &from, &to);
     assert!(reach(&cloud));
-    let mut wire = Net::open(&cloud.wire).unwrap();
+    let mut wire = Net::open(&cloud.wire.ns).unwrap();
     let end = wire.expect_link("h1").unwrap().index;
     wire.set_down(end).unwrap();
     assert!(!reach(&cloud));

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use skep_net::link::{Bridge, Peer};
 use skep_net::machine::{MachineConfig, MachineNetwork, PodConfig};
-use skep_net::{MacAddr, Namespace};
+use skep_net::{MacAddr, Namespace, Net};
 
 pub fn can() -> bool {
     let can = rustix_is_root();
@@ -38,6 +39,44 @@ impl Drop for Mounts {
         for entry in std::fs::read_dir(self.0.path()).into_iter().flatten().flatten() {
             let _ = Namespace::remove(&entry.path());
         }
+    }
+}
+
+/// A wire that joins hosts, in a namespace of its own.
+pub struct Wire {
+    pub ns: Namespace,
+    mtu: u32,
+}
+
+impl Wire {
+    /// Somebody on the wire itself has `address`, if it is given.
+    pub fn new(mtu: u32, address: Option<&str>) -> Wire {
+        let ns = Namespace::new().unwrap();
+        let mut net = Net::open(&ns).unwrap();
+        net.add_bridge("wire", MacAddr([2, 0, 0, 0, 9, 9]), mtu, Bridge::default()).unwrap();
+        let bridge = net.expect_link("wire").unwrap().index;
+        if let Some(address) = address {
+            net.add_address(bridge, address.parse().unwrap()).unwrap();
+        }
+        net.set_up(bridge).unwrap();
+        Wire { ns, mtu }
+    }
+
+    /// A host on the wire, and its address: 192.0.2.1 for the first.
+    pub fn host(&self, n: usize) -> (Namespace, IpAddr) {
+        let (host, ip) = (Namespace::new().unwrap(), IpAddr::from([192, 0, 2, 1 + n as u8]));
+        let mut net = Net::open(&self.ns).unwrap();
+        let peer = Peer { name: "eth0", mac: None, namespace: Some(&host) };
+        net.add_veth(&format!("h{n}"), None, self.mtu, &peer).unwrap();
+        let (end, bridge) =
+            (net.expect_link(&format!("h{n}")).unwrap().index, net.expect_link("wire").unwrap().index);
+        net.set_master(end, bridge).unwrap();
+        net.set_up(end).unwrap();
+        let mut net = Net::open(&host).unwrap();
+        let eth0 = net.expect_link("eth0").unwrap().index;
+        net.add_address(eth0, format!("{ip}/24").parse().unwrap()).unwrap();
+        net.set_up(eth0).unwrap();
+        (host, ip)
     }
 }
 
@@ -102,5 +141,6 @@ pub fn arrives(from: &Namespace, to: &Namespace, source: &str, target: &str) -> 
     let client = from.run(|| UdpSocket::bind((source.parse::<IpAddr>().unwrap(), 0))).unwrap().unwrap();
     let target = SocketAddr::new(target.parse().unwrap(), 7000);
     let mut buf = [0; 16];
-    (0..2).any(|_| client.send_to(b"x", target).is_ok() && server.recv_from(&mut buf).is_ok())
+    // More than a second in all: on a busy computer neighbours take a while to find each other.
+    (0..4).any(|_| client.send_to(b"x", target).is_ok() && server.recv_from(&mut buf).is_ok())
 }
