@@ -93,9 +93,49 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::rename(&temporary, path).at("replace", path)
 }
 
+/// As much as the kernel writes without looking whether it should stop.
+const PAGE_BYTES: usize = 4096;
+
+/// Writes JSON over a file of JSON. Whoever reads it after this process was killed sees the old or the new, as with [`write_atomically`], which makes a
+/// file on the disk each time; this makes one only where the text is long.
+pub(crate) fn write_over(path: &Path, json: &[u8]) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    if json.len() > PAGE_BYTES {
+        return write_atomically(path, json);
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).open(path).at("open", path)?;
+    let before = usize::try_from(file.metadata().at("look at", path)?.len()).unwrap_or(usize::MAX);
+    if before > PAGE_BYTES {
+        return write_atomically(path, json);
+    }
+    // What was longer is overwritten to its end with what means nothing.
+    let mut text = json.to_vec();
+    text.resize(before.max(json.len()), b' ');
+    file.write_all_at(&text, 0).at("write", path)
+}
+
 /// The path with something behind its last name.
 pub(crate) fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_over_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let long = "x".repeat(2 * PAGE_BYTES);
+        for text in ["first, and longer", "second", "", "a third one, longest of all", &long, "short"] {
+            write_over(&path, serde_json::to_string(text).unwrap().as_bytes()).unwrap();
+            let read: String = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            assert_eq!(read, text);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

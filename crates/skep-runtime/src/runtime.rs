@@ -27,6 +27,10 @@ pub(crate) const SANDBOX_FILE: &str = "sandbox.json";
 pub(crate) const PID_FILE: &str = "shim.pid";
 /// What is known of a container.
 pub(crate) const STATUS_FILE: &str = "status.json";
+/// Where each container mounts its root, below the state directory: in a mount namespace of its own, so one place serves all.
+pub(crate) const ROOTFS: &str = "rootfs";
+/// Layers with mount points, there too.
+pub(crate) const MOUNT_POINTS: &str = "mountpoints";
 /// Where the pod's shared memory is mounted.
 pub(crate) const SHM: &str = "shm";
 
@@ -76,7 +80,10 @@ impl Runtime {
     /// Makes the state directory when it is missing.
     pub fn open(config: RuntimeConfig) -> Result<Runtime> {
         let pods = config.state_directory.join(PODS);
-        fs::create_dir_all(&pods).at("make", &pods)?;
+        let rootfs = config.state_directory.join(ROOTFS);
+        for folder in [&pods, &rootfs] {
+            fs::create_dir_all(folder).at("make", folder)?;
+        }
         use std::os::unix::fs::PermissionsExt;
         // Writable layers hold set-user-id programs of containers: nobody else may reach them.
         let private = fs::Permissions::from_mode(0o700);
@@ -209,6 +216,11 @@ fn read_only(program: &Path) -> Result<OwnedFd> {
     let attributes = sys::MountAttributes { set: sys::MOUNT_ATTR_RDONLY, ..Default::default() };
     sys::mount_setattr(&mount, false, &attributes).at("protect", program)?;
     Ok(mount)
+}
+
+/// The state directory, of a pod's.
+pub(crate) fn state_of(pod: &Path) -> &Path {
+    pod.parent().and_then(Path::parent).unwrap_or(pod)
 }
 
 fn read_spec(directory: &Path) -> Option<SandboxSpec> {

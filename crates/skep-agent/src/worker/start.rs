@@ -195,16 +195,18 @@ impl Worker {
         let pod_dir = self.node.layout.pod(&uid);
         std::fs::create_dir_all(&pod_dir).map_err(|e| format!("making {}: {e}", pod_dir.display()))?;
         let users = self.users()?;
+        let path = netns(&self.node.layout, &uid);
+        if !spec::host_network(&self.pod) {
+            self.network_is_ready()?;
+        }
         let network = if spec::host_network(&self.pod) {
             Network::Host
         } else if users.is_some() {
-            Network::New { pin: Some(netns(&self.node.layout, &uid)) }
+            Network::New { pin: Some(path.clone()) }
         } else {
-            let path = netns(&self.node.layout, &uid);
-            self.set_up_network(&pod_dir, &path).await?;
-            Network::Path(path)
+            make_namespace(path.clone()).await?;
+            Network::Path(path.clone())
         };
-        self.write_files(&pod_dir, &host, users)?;
         let pod_spec = self.pod.spec.clone().unwrap_or_default();
         let sandbox = SandboxSpec {
             id: sandbox_id(&uid, attempt),
@@ -236,20 +238,32 @@ impl Worker {
             .collect(),
         };
         self.facts.attempt = Some(attempt);
-        let made = self.node.runtime.create(sandbox).await.map_err(|e| e.full())?;
-        if let Some(range) = users {
+        let sets_parameters = !sandbox.sysctls.is_empty();
+        let create = async { self.node.runtime.create(sandbox).await.map_err(|e| e.full()) };
+        let (made, connected) = if spec::host_network(&self.pod) {
+            (create.await?, Ok(None))
+        } else if users.is_some() {
             // Its network belongs to its users, so it is there only now.
-            let path = netns(&self.node.layout, &uid);
-            let connected = match self.set_up_network(&pod_dir, &path).await {
-                Ok(()) => self.write_files(&pod_dir, &host, Some(range)),
-                Err(why) => Err(why),
-            };
-            if let Err(why) = connected {
-                if let Err(e) = self.node.runtime.remove(made.id()).await {
-                    tracing::warn!(sandbox = made.id(), error = %e.full(), "a sandbox without a network stays");
-                }
-                return Err(why);
+            let made = create.await?;
+            (made, self.connect(&path).await.map(Some))
+        } else if sets_parameters {
+            // Those of the network are set in one that is complete: the pod's wish is the last word.
+            let addresses = self.connect(&path).await?;
+            (create.await?, Ok(Some(addresses)))
+        } else {
+            // The server is asked for addresses while the shim starts.
+            let (made, connected) = tokio::join!(create, self.connect(&path));
+            (made?, connected.map(Some))
+        };
+        let written = match connected {
+            Ok(addresses) => self.settle_network(&pod_dir, &host, users, addresses).await,
+            Err(why) => Err(why),
+        };
+        if let Err(why) = written {
+            if let Err(e) = self.node.runtime.remove(made.id()).await {
+                tracing::warn!(sandbox = made.id(), error = %e.full(), "a sandbox without a network stays");
             }
+            return Err(why);
         }
         self.facts.ready = true;
         self.hold_sandbox(made);
@@ -262,33 +276,37 @@ impl Worker {
         own.then(|| self.node.pod_users.take(spec::uid(&self.pod))).transpose()
     }
 
+    fn network_is_ready(&self) -> Result<(), String> {
+        let Some(why) = self.node.network.not_ready() else { return Ok(()) };
+        let message = format!("network is not ready: {why}");
+        self.node.events.pod(&self.pod, Level::Warning, "NetworkNotReady", message.clone());
+        Err(message)
+    }
+
     /// Gives the pod its network in the namespace at `path`.
-    async fn set_up_network(&mut self, pod_dir: &Path, path: &Path) -> Result<(), String> {
-        if let Some(why) = self.node.network.not_ready() {
-            self.node.events.pod(
-                &self.pod,
-                Level::Warning,
-                "NetworkNotReady",
-                format!("network is not ready: {why}"),
-            );
-            return Err(format!("network is not ready: {why}"));
+    async fn connect(&self, path: &Path) -> Result<PodAddresses, String> {
+        let failed = |e| format!("failed to setup network for sandbox: {e}");
+        self.node.network.set_up(&self.identity(), path).await.map_err(failed)
+    }
+
+    /// Writes down what the pod has of a network, for the next agent and for its containers.
+    async fn settle_network(
+        &mut self,
+        pod_dir: &Path,
+        host: &files::HostName,
+        users: Option<IdRange>,
+        addresses: Option<PodAddresses>,
+    ) -> Result<(), String> {
+        if let Some(addresses) = addresses {
+            record(pod_dir, &addresses)?;
+            self.facts.ips = addresses.ips;
+            let (ports, pod, ips) = (self.node.host_ports.clone(), self.pod.clone(), self.facts.ips.clone());
+            tokio::task::spawn_blocking(move || ports.set(&pod, &ips))
+                .await
+                .map_err(|e| e.to_string())?
+                .map_err(|e| format!("leading the machine's ports to the pod: {e}"))?;
         }
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| format!("making {}: {e}", folder.display()))?;
-        }
-        let addresses = self
-            .node
-            .network
-            .set_up(&self.identity(), path)
-            .await
-            .map_err(|e| format!("failed to setup network for sandbox: {e}"))?;
-        record(pod_dir, &addresses)?;
-        self.facts.ips = addresses.ips;
-        let (ports, pod, ips) = (self.node.host_ports.clone(), self.pod.clone(), self.facts.ips.clone());
-        tokio::task::spawn_blocking(move || ports.set(&pod, &ips))
-            .await
-            .map_err(|e| e.to_string())?
-            .map_err(|e| format!("leading the machine's ports to the pod: {e}"))
+        self.write_files(pod_dir, host, users)
     }
 
     fn identity(&self) -> PodIdentity {
@@ -618,6 +636,12 @@ impl Worker {
 fn container_id() -> String {
     let bytes: [u8; 32] = rand::random();
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Makes the namespace of a pod's network, unless it is there: empty, so that its shim can begin.
+async fn make_namespace(path: PathBuf) -> Result<(), String> {
+    let made = tokio::task::spawn_blocking(move || skep_net::Namespace::persistent(&path).map(drop)).await;
+    made.map_err(|e| e.to_string())?.map_err(|e| format!("failed to setup network for sandbox: {e}"))
 }
 
 /// Writes down the pod's addresses for the next agent.

@@ -9,6 +9,7 @@
 //! and exits; it never returns.
 
 mod exec;
+mod mountpoints;
 mod process;
 mod rootfs;
 mod users;
@@ -24,6 +25,7 @@ pub use self::process::renounce;
 pub(crate) use self::process::set_window_size;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::WireError;
+use crate::runtime::{ROOTFS, state_of};
 use crate::seccomp::Program;
 use crate::spec::{ContainerSpec, PidNamespace, ProcessSpec, SandboxSpec};
 use crate::sys::{self, Fork};
@@ -114,8 +116,7 @@ fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Undoes what the shim has set for itself: signals blocked for its `signalfd`, `SIGPIPE` ignored by Rust.
-/// Takes off what the shim has set for itself.
+/// Undoes what the shim has set for itself: signals blocked for its `signalfd`, `SIGPIPE` ignored by Rust, no huge pages.
 fn reset_signals() {
     crate::lean::huge_pages_again();
     // SAFETY: `set` is filled by sigemptyset before it is used; the handlers are defaults.
@@ -190,9 +191,9 @@ fn init(task: &InitTask<'_>) -> Result<Infallible> {
         .map_err(failed("cannot shut the mount namespace"))
     };
     mount_namespace()?;
-    let overlay = rootfs::open_overlay(task, idmap)?;
+    let overlay = rootfs::open_overlay(task, &sources, idmap)?;
     // The mount point is reached as the working directory: root of a user namespace may not walk there.
-    let place = task.directory.join(rootfs::ROOT);
+    let place = state_of(task.pod).join(ROOTFS);
     rustix::process::chdir(&place).map_err(failed("cannot enter the mount point of the root filesystem"))?;
 
     join(&task.namespaces.network, LinkNameSpaceType::Network, "network")?;

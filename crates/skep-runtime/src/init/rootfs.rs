@@ -13,17 +13,17 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
+use super::mountpoints::{self, Points};
 use super::{InitTask, failed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::{MOUNT_POINTS, ROOTFS, state_of};
 use crate::spec::{Access, Device, Devices, Ids, Mount, MountSource, Network, Propagation, UserNamespace};
 use crate::sys::{
     self, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
     MountAttributes, mount_setattr,
 };
 
-/// The mount point of the root, in the container's directory.
-pub(super) const ROOT: &str = "rootfs";
-/// The writable layer, there or where the spec says.
+/// The writable layer, in the container's directory or where the spec says.
 const UPPER: &str = "upper";
 /// What the overlay needs beside it.
 const WORK: &str = "work";
@@ -298,7 +298,11 @@ fn attach(mount: &OwnedFd, target: &OwnedFd, shown: &Path) -> Result<()> {
 }
 
 /// Makes the overlay. Attached nowhere yet.
-pub(super) fn open_overlay(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+pub(super) fn open_overlay(
+    task: &InitTask<'_>,
+    sources: &Sources,
+    idmap: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
     let rootfs = &task.spec.rootfs;
     let (upper, work) = match &rootfs.upper {
         Some(folder) => (folder.join(UPPER), folder.join(WORK)),
@@ -317,6 +321,7 @@ pub(super) fn open_overlay(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -
             *layer = place;
         }
     }
+    layers.extend(mount_points(task, sources));
     let userxattr = !sys::initial_user_namespace();
     let doing = || "cannot mount the container's root filesystem".to_owned();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed(doing()))?;
@@ -347,6 +352,23 @@ pub(super) fn open_overlay(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(failed(doing()))
 }
 
+/// What the image may lack for the container's mounts, as a layer that others have too. Where that cannot be had, they are made in the writable layer.
+fn mount_points(task: &InitTask<'_>, sources: &Sources) -> Option<PathBuf> {
+    // It belongs to the machine's root, who is nobody in a pod with users of its own. And an overlay has at most 500 layers.
+    if task.namespaces.user.is_some() || task.spec.rootfs.layers.len() > 400 {
+        return None;
+    }
+    let own = ["proc", "dev", "sys"];
+    let mut points: Points = own.iter().map(|name| (PathBuf::from(name), true)).collect();
+    for source in &sources.volumes {
+        let path = source.target.strip_prefix("/").unwrap_or(&source.target);
+        if !own.iter().any(|name| path.starts_with(name)) {
+            points.insert((path.to_owned(), source.directory));
+        }
+    }
+    mountpoints::layer(&state_of(task.pod).join(MOUNT_POINTS), &points, &task.spec.id).ok()?
+}
+
 fn old_overlay(
     task: &InitTask<'_>,
     layers: &[PathBuf],
@@ -361,7 +383,7 @@ fn old_overlay(
         options.push_str(",userxattr");
     }
     let options = std::ffi::CString::new(options).map_err(|e| Error::invalid(e.to_string()))?;
-    let place = task.directory.join(ROOT);
+    let place = state_of(task.pod).join(ROOTFS);
     rustix::mount::mount(
         "overlay",
         &place,

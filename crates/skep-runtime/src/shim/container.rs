@@ -14,7 +14,7 @@ use super::log::{LogWriter, Output};
 use super::server::{Caller, Outcome};
 use super::{Reporter, Shim, Source};
 use crate::cgroup::DeviceRule;
-use crate::error::{AtPath, Error, ErrorKind, Result, write_atomically};
+use crate::error::{AtPath, Error, ErrorKind, Result, write_over};
 use crate::init::{
     self, ExecTask, InitTask, MAX_REPORT_BYTES, REPORT_ERROR, REPORT_PID, REPORT_TERMINAL, START_FAILED_CODE,
     Stdio,
@@ -127,7 +127,7 @@ impl Shim {
     fn write_status(&self, id: &str) -> Result<()> {
         let Some(container) = self.containers.get(id) else { return Ok(()) };
         let text = serde_json::to_vec(&container.status).map_err(|e| Error::invalid(e.to_string()))?;
-        write_atomically(&self.container_directory(id).join(STATUS_FILE), &text)
+        write_over(&self.container_directory(id).join(STATUS_FILE), &text)
     }
 
     pub(super) fn create(&mut self, spec: ContainerSpec) -> Result<()> {
@@ -151,9 +151,10 @@ impl Shim {
         // One that is left over from a failed removal.
         let _ = fs::remove_dir_all(&directory);
         let layers = spec.rootfs.upper.clone().unwrap_or_else(|| directory.clone());
-        for folder in [directory.join("rootfs"), layers.join("upper"), layers.join("work")] {
+        for folder in [layers.join("upper"), layers.join("work")] {
             fs::create_dir_all(&folder).at("make", &folder)?;
         }
+        fs::create_dir_all(&directory).at("make", &directory)?;
         super::namespaces::own_upper(&layers.join("upper"), self.spec.user_namespace.as_ref())?;
         let status = ContainerStatus {
             id: id.clone(),

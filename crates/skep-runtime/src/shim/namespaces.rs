@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use rustix::process::{Pid, WaitOptions, waitpid};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::error::{AtPath, Error, ErrorKind, Result};
 use crate::init::{self, PodNamespaces, Stdio};
@@ -36,7 +36,10 @@ pub(super) fn make(
     if matches!(spec.network, Network::New { .. }) {
         flags |= libc::CLONE_NEWNET;
     }
-    if flags != 0 {
+    let own = flags & !(libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) == 0 && spec.sysctls.is_empty();
+    if own {
+        step_out(spec, flags, &mut made)?;
+    } else if flags != 0 {
         hatch(spec, flags, &mut made)?;
     }
     if let Network::Path(path) = &spec.network {
@@ -45,7 +48,9 @@ pub(super) fn make(
     if let (Network::New { pin: Some(pin) }, Some(network)) = (&spec.network, &made.network) {
         self::pin(network, pin)?;
     }
-    settle(spec, &made)?;
+    if !own {
+        settle(spec, &made)?;
+    }
     shared_memory(spec, pod)?;
     let mut reaper = None;
     if init::is_process_one_needed(spec) {
@@ -58,6 +63,41 @@ pub(super) fn make(
 
 fn failed(doing: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |e| Error::io(doing, e)
+}
+
+/// The shim itself steps into new namespaces and back: where nothing else is to be made or set there, no process need be born for it.
+fn step_out(spec: &SandboxSpec, flags: i32, made: &mut PodNamespaces) -> Result<()> {
+    let open = |name: &str| -> Result<OwnedFd> {
+        let path = format!("/proc/self/ns/{name}");
+        Ok(File::open(&path).at("open namespace", Path::new(&path))?.into())
+    };
+    let kinds = [
+        (libc::CLONE_NEWIPC, UnshareFlags::NEWIPC, "ipc", LinkNameSpaceType::InterProcessCommunication),
+        (libc::CLONE_NEWUTS, UnshareFlags::NEWUTS, "uts", LinkNameSpaceType::HostNameAndNISDomainName),
+    ];
+    for (flag, unshare, name, kind) in kinds {
+        if flags & flag == 0 {
+            continue;
+        }
+        let before = open(name)?;
+        // SAFETY: the shim has one thread, and neither namespace has to do with its memory or files.
+        unsafe { rustix::thread::unshare_unsafe(unshare) }
+            .map_err(|e| failed("cannot make a namespace of the pod")(e.into()))?;
+        let new = open(name)?;
+        if flag == libc::CLONE_NEWUTS {
+            if !spec.hostname.is_empty() {
+                rustix::system::sethostname(spec.hostname.as_bytes())
+                    .map_err(|e| failed("cannot set the pod's host name")(e.into()))?;
+            }
+            made.uts = Some(new);
+        } else {
+            made.ipc = Some(new);
+        }
+        // What fails here ends the shim.
+        move_into_link_name_space(before.as_fd(), Some(kind))
+            .map_err(|e| failed("cannot return from a namespace of the pod")(e.into()))?;
+    }
+    Ok(())
 }
 
 /// A process is born into the new namespaces; we open them and let it go.
