@@ -322,6 +322,9 @@ pub(crate) fn enter(hierarchies: &[Hierarchy]) -> Result<(), Error> {
     pivot_root(".", ".").map_err(Error::errno("make the root", here))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(Error::errno("let go of the host's root for", here))?;
     let slash = Path::new("/");
+    // As on any node: what is mounted in the machine later, volumes show that ask for it (`mountPropagation`).
+    mount(None::<&str>, slash, None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
+        .map_err(Error::errno("share the mounts of", slash))?;
     chdir(slash).map_err(Error::errno("go to", slash))
 }
 
