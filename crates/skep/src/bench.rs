@@ -1,6 +1,7 @@
 //! `skep bench`: load on a server, and how it bore it.
 
 mod cloud;
+mod containers;
 mod dns;
 mod network;
 mod ports;
@@ -47,6 +48,11 @@ enum Command {
     /// Starts an API server of its own in this process, fills a network to its last address, and programs a switch that knows all of
     /// it; for the switch it needs root.
     Ports(ports::Options),
+    /// Measures how fast pods start on a node, and what the processes around them take: rows N1, N2 and N4 of SPECIFICATION.md.
+    ///
+    /// In a cloud that runs on this computer (`skep up`), which gets a tenant and an image for it; and beside it the same container by runc
+    /// and by containerd, where they are installed. Needs root.
+    Containers(containers::Options),
     /// Creates, updates and deletes small ConfigMaps.
     Writes {
         /// How many.
@@ -131,6 +137,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         Command::Dns(options) => return dns::run(options),
         Command::Services(options) => return services::run(options),
         Command::Ports(options) => return ports::run(options),
+        Command::Containers(each) => return containers::run(&options.kubeconfig, each),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -141,10 +148,12 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 
 async fn measure(server: Server, command: Command) -> anyhow::Result<Figures> {
     Ok(match command {
-        // It has been done: no server takes part in it.
-        Command::Network(_) | Command::Dns(_) | Command::Services(_) | Command::Ports(_) => {
-            Figures::default()
-        }
+        // It has been done.
+        Command::Network(_)
+        | Command::Dns(_)
+        | Command::Services(_)
+        | Command::Ports(_)
+        | Command::Containers(_) => Figures::default(),
         Command::Writes { count, concurrency, namespace } => {
             skep_bench::writes(&server, &namespace, count, concurrency).await?
         }

@@ -46,6 +46,13 @@ pub(crate) const EXAMPLES: &[Entry] = &[
         )],
     ),
     ("bench dns", &[("skep bench dns", "how fast a machine's name server answers, on one CPU")]),
+    (
+        "bench containers",
+        &[
+            ("skep bench containers", "how fast pods start on a node, beside runc and containerd"),
+            ("skep bench containers --flavor tiny --at-once 20", "on a machine of half a processor"),
+        ],
+    ),
     ("bench ports", &[("skep bench ports", "65,000 pods in one network: addresses, time and memory")]),
     (
         "bench services",

@@ -16,7 +16,7 @@ use crate::output::{Output, Table, bytes, show};
 use crate::progress::Progress;
 
 /// Where the store is below the data directory. The host daemon looks there too.
-const STORE: &str = "images";
+pub(crate) const STORE: &str = "images";
 
 /// Options of `skep image`.
 #[derive(Debug, Args)]
