@@ -169,6 +169,10 @@ fn a_way_in_from_outside() {
     // A service is reached from outside.
     let heard = eventually("an endpoint answers", || curl(&format!("http://{front}")));
     assert!(["one", "two"].contains(&heard.as_str()), "{heard}");
+    // From one machine to the endpoints of all.
+    for who in ["one", "two"] {
+        hears("endpoints of all machines are reached", &format!("http://{front}"), who);
+    }
     assert!(shop.run(&["get", "service", "front"]).contains(&front));
     // Only its ports are open.
     assert!(curl(&format!("http://{front}:8080")).is_err());
@@ -176,6 +180,19 @@ fn a_way_in_from_outside() {
     hears("it is served where its endpoint is", &format!("http://{local}"), "two");
     let log = shop.run(&["logs", "two"]);
     assert!(log.contains(&outside), "{outside} is not seen: {log}");
+    // Who asks which machines have an endpoint is told.
+    let check = shop.run(&["get", "service", "local", "-o", "jsonpath={.spec.healthCheckNodePort}"]);
+    let ask = |pod: &str| {
+        let machine = shop.run(&["get", "pod", pod, "-o", "jsonpath={.status.hostIP}"]);
+        shop.curl("one", &format!("http://{machine}:{check}/healthz"))
+    };
+    let said = eventually("a machine with an endpoint says so", || ask("two"));
+    assert!(
+        said.contains(r#""localEndpoints": 1"#) && said.contains(r#""serviceProxyHealthy": true"#),
+        "{said}"
+    );
+    let said = ask("one").unwrap();
+    assert!(said.contains(r#""localEndpoints": 0"#), "{said}");
     // In and out of a pod, under its own public address.
     hears("the pod has its address", &format!("http://{own}:8080"), "one");
     let said = shop.sh("one", "ip addr").unwrap();
@@ -238,6 +255,8 @@ fn a_way_in_from_outside() {
     shop.apply(&[server("one")]);
     hears("the next pod of the name has it", &format!("http://{own}:8080"), "one");
     eventually("what went through is counted", || {
+        // What was counted in the seconds before it moved may never have been told.
+        curl(&format!("http://{own}:8080"))?;
         let status = shop.object(&["publicip", "one"])["status"].clone();
         let moved = |field: &str| status[field].as_i64().unwrap_or(0) > 500;
         if moved("receivedBytes") && moved("sentBytes") { Ok(()) } else { Err(status.to_string()) }

@@ -9,7 +9,7 @@ use skep_net::Namespace;
 use skep_net::bandwidth::{PortTraffic, Uplink};
 use skep_netplan::bandwidth::{Granted, Memory, Plan, Policy, Port, plan};
 
-use crate::copies::PORTS_OF_NODE;
+use crate::copies::BY_NODE;
 use crate::public::OfPods;
 use crate::{DEFAULT_NETWORK, Shared};
 
@@ -76,7 +76,7 @@ impl Shared {
             };
             let public = OfPods::of(&copies, &tenant);
             for (node, interface) in machines {
-                for object in copies.ports.by_index(PORTS_OF_NODE, &tenant, &node) {
+                for object in copies.ports.by_index(BY_NODE, &tenant, &node) {
                     let view = &object.view;
                     let Some(port) = view.port().filter(|_| view.spec.network_name == DEFAULT_NETWORK) else {
                         continue;

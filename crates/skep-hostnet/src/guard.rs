@@ -13,7 +13,7 @@ use skep_netplan::filter::Desired;
 use skep_netplan::filter::group::{self, Group, Member};
 
 use crate::DEFAULT_NETWORK;
-use crate::copies::Copies;
+use crate::copies::{Copies, GROUPED};
 use crate::public::OfPods;
 
 /// The security groups of one network on this host.
@@ -46,7 +46,7 @@ impl Guard {
 
 /// What security groups say about a tenant's machines here, by node.
 pub(crate) fn guarded(copies: &Copies, tenant: &TenantName, here: &BTreeMap<String, String>) -> Desired {
-    let ports = copies.ports.of_tenant(tenant);
+    let ports = copies.ports.by_index(GROUPED, tenant, GROUPED);
     let near = ports.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK);
     let public = OfPods::of(copies, tenant);
     let members: Vec<Member> = near

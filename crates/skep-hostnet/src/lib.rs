@@ -19,7 +19,7 @@ mod public;
 mod report;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,18 +30,20 @@ use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use serde_json::json;
 use skep_base::TenantName;
-use skep_client::{Client, Informer, List, ListParams, ObjectKey, Resource, Selection, Tenants};
+use skep_client::{Client, Event, Informer, List, ListParams, ObjectKey, Resource, Selection, Tenants};
 use skep_net::bandwidth::{Shaper, release_host};
 use skep_net::edge::{self, Edge};
 use skep_net::egress::{guard_host, unguard_host};
 use skep_net::switch::{Switch, SwitchConfig};
 use skep_net::{LinkStats, Namespace};
-use skep_netplan::fabric::{Place, Port, plan};
+use skep_netplan::fabric::{Fabric, Live, Place, Port, plan};
+use skep_netplan::public::Entrance;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use bandwidth::Bandwidth;
-use copies::{AllCopies, Copies, Told};
+use copies::{AllCopies, BY_NODE, Copies, Told, Touched};
 use guard::Guard;
 use view::{HostView, NetworkView, SubnetView};
 
@@ -61,7 +63,8 @@ const NODE_NAMESPACE: &str = "kube-system";
 pub const MACHINE_INTERFACE: &str = "eth0";
 /// What files of switches' namespaces are called, before the network's number.
 const SWITCH_PREFIX: &str = "net-";
-/// What gathers before it is programmed: a machine with its pods comes as many small changes.
+/// How long after one turn of programming the next one begins at the earliest: a machine with its pods comes as many small changes. One
+/// that comes alone does not wait.
 const GATHER: Duration = Duration::from_millis(5);
 /// How long a machine waits for the first copies of its tenant before it is tried again: a tenant that is being deleted may
 /// have none to give, and the machine must learn that it is to go.
@@ -136,6 +139,9 @@ struct Here {
     machines: BTreeMap<String, String>,
     /// What it is made from.
     copies: Arc<Copies>,
+    /// What is programmed of each machine, and by which public addresses it is reached.
+    live: Live,
+    entrances: BTreeMap<String, Entrance>,
 }
 
 struct Shared {
@@ -153,18 +159,27 @@ struct Shared {
     dirty: Arc<Dirty>,
 }
 
-/// Which networks may have changed since they were programmed.
+/// What may have changed since it was programmed.
 #[derive(Default)]
 struct Dirty {
-    tenants: Mutex<HashSet<TenantName>>,
+    tenants: Mutex<HashMap<TenantName, Touched>>,
     /// Hosts have: they are in all networks.
     hosts: AtomicBool,
+    /// Bandwidth is to be planned anew, whatever has changed.
+    bandwidth: AtomicBool,
     changed: Notify,
 }
 
 impl Dirty {
-    fn tenant(&self, tenant: &TenantName) {
-        self.tenants.lock().insert(tenant.clone());
+    fn touch(&self, tenant: &TenantName, touched: Touched) {
+        let mut tenants = self.tenants.lock();
+        match tenants.get_mut(tenant) {
+            Some(all) => all.and(touched),
+            None => {
+                tenants.insert(tenant.clone(), touched);
+            }
+        }
+        drop(tenants);
         self.changed.notify_one();
     }
 
@@ -193,7 +208,7 @@ impl HostNetwork {
     pub fn start(client: Client, config: Config) -> HostNetwork {
         let dirty = Arc::new(Dirty::default());
         let marked = dirty.clone();
-        let told: Told = Arc::new(move |tenant| marked.tenant(tenant));
+        let told: Told = Arc::new(move |tenant, touched| marked.touch(tenant, touched));
         let shared = Arc::new(Shared {
             copies: AllCopies::new(client.clone(), told),
             hosts: Informer::builder(&client, Selection::all(HOSTS, Tenants::Own)).build(),
@@ -207,7 +222,12 @@ impl HostNetwork {
         });
         let mut tasks = JoinSet::new();
         let dirty = shared.dirty.clone();
-        shared.hosts.on_event(move |_| dirty.hosts());
+        shared.hosts.on_event(move |event| {
+            // Hosts say all the time that they live; only where they are counts here.
+            if !matches!(event, Event::Changed { old, new } if old.view.address() == new.view.address()) {
+                dirty.hosts();
+            }
+        });
         let hosts = shared.hosts.clone();
         tasks.spawn(async move { hosts.run().await });
         let running = shared.clone();
@@ -245,12 +265,13 @@ impl HostNetwork {
             let mut here = here.lock();
             if here.switch.attach(&interface, &machine, MACHINE_INTERFACE)? {
                 here.shaper.forget(&interface);
+                here.live.forget(&interface);
             }
             here.machines.insert(name, interface);
             skep_net::netlink::Result::Ok(())
         };
         shared.in_kernel(node, work).await?;
-        shared.dirty.tenant(tenant);
+        shared.dirty.touch(tenant, changed(node));
         Ok(())
     }
 
@@ -276,6 +297,7 @@ impl HostNetwork {
                 let mut here = entry.lock();
                 here.switch.detach(&interface)?;
                 here.shaper.forget(&interface);
+                here.live.forget(&interface);
                 here.machines.remove(&name);
                 Ok(here.machines.is_empty())
             };
@@ -288,6 +310,11 @@ impl HostNetwork {
                     clean_host()
                 };
                 shared.in_kernel(node, work).await?;
+                // Its ports have nothing of the uplink any more.
+                shared.dirty.bandwidth.store(true, Ordering::SeqCst);
+                shared.dirty.changed.notify_one();
+            } else {
+                shared.dirty.touch(tenant, changed(node));
             }
         }
         if gone {
@@ -339,6 +366,13 @@ impl HostNetwork {
         };
         self.shared.in_kernel("", work).await
     }
+}
+
+/// What is touched when a machine comes here or goes.
+fn changed(node: &str) -> Touched {
+    let mut touched = Touched { groups: true, bandwidth: true, ..Touched::default() };
+    touched.machine(node);
+    touched
 }
 
 /// The name of a machine's interface in its network's switch: a number made from its node's name. Two of one network never
@@ -455,13 +489,36 @@ impl Shared {
             guard_host(&host, &hosts, port)?;
             let guard = Guard::open(&switch)?;
             let (shaper, left) = Shaper::set_up(&Namespace::open(&at)?)?;
-            skep_net::netlink::Result::Ok((switch, guard, shaper, left))
+            let plugged = switch.interfaces()?;
+            skep_net::netlink::Result::Ok((switch, guard, shaper, left, plugged))
         };
-        let (switch, guard, shaper, left) = self.in_kernel(node, work).await?;
+        let (switch, guard, shaper, left, plugged) = self.in_kernel(node, work).await?;
         self.bandwidth.avoid(left);
-        let machines = BTreeMap::new();
-        let here =
-            Arc::new(Mutex::new(Here { switch, guard, shaper, led: None, vni, path, machines, copies }));
+        // Those that an earlier daemon has plugged in go on: what is programmed first has them too, whenever they are attached anew.
+        let mut machines = BTreeMap::new();
+        for machine in copies.machines.of_tenant(tenant) {
+            if machine.view.spec.host_name.as_deref() == Some(&self.config.host) {
+                let node = machine.view.node(&machine.key.name).to_owned();
+                let interface = interface_of(tenant, &node);
+                if plugged.contains(&interface) {
+                    machines.insert(node, interface);
+                }
+            }
+        }
+        let here = Arc::new(Mutex::new(Here {
+            switch,
+            guard,
+            shaper,
+            led: None,
+            vni,
+            path,
+            machines,
+            copies,
+            live: Live::default(),
+            entrances: BTreeMap::new(),
+        }));
+        // Nothing is known to be programmed of it.
+        self.dirty.touch(tenant, Touched::all());
         self.here.lock().insert(tenant.clone(), here.clone());
         Ok(here)
     }
@@ -489,11 +546,13 @@ impl Shared {
     async fn run(&self) {
         let mut closed = Vec::new();
         let mut held = (0, 0);
+        let mut next = Instant::now();
         loop {
             self.dirty.changed.notified().await;
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep_until(next).await;
             let everybody = self.dirty.hosts.swap(false, Ordering::SeqCst);
-            let dirty = std::mem::take(&mut *self.dirty.tenants.lock());
+            let mut shape = self.dirty.bandwidth.swap(false, Ordering::SeqCst);
+            let mut dirty = std::mem::take(&mut *self.dirty.tenants.lock());
             let hosts = self.host_addresses();
             if hosts != closed && !self.here.lock().is_empty() {
                 let (all, port) = (hosts.clone(), self.config.port);
@@ -505,53 +564,74 @@ impl Shared {
                 }
             }
             let all: Vec<_> = self.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
-            for (tenant, here) in all.into_iter().filter(|(t, _)| everybody || dirty.contains(t)) {
-                let (machines, copies) = {
-                    let here = here.lock();
-                    (here.machines.clone(), here.copies.clone())
-                };
-                let (ports, places) = (ports_of(&copies, &tenant), self.places(&copies, &tenant, &machines));
-                let mut wanted = plan(&ports, &places);
-                let publics = public::publics_of(&copies, &tenant);
-                let entrance = skep_netplan::public::plan(&publics, &ports, &places, &mut wanted);
-                let guarded = guard::guarded(&copies, &tenant, &machines);
+            for (tenant, here) in all {
+                let mut touched = dirty.remove(&tenant).unwrap_or_default();
+                touched.everything |= everybody;
+                if touched == Touched::default() {
+                    continue;
+                }
+                let turn = self.turn(&tenant, &here, touched);
+                shape |= turn.bandwidth;
                 let (edge, address) = (self.edge.clone(), self.config.address);
-                let work = move || {
-                    let mut here = here.lock();
-                    // Whom a port may talk to is said before it can.
-                    let Here { switch, guard, led, vni, .. } = &mut *here;
-                    guard.set(switch, &guarded)?;
-                    switch.set(&wanted)?;
-                    switch.let_in(&entrance)?;
-                    let lead: BTreeSet<Ipv4Addr> = entrance.addresses.keys().copied().collect();
-                    if led.as_ref() != Some(&lead) {
-                        set_edge(&edge, address, *vni, &lead)?;
-                        *led = Some(lead);
-                    }
-                    Ok(())
-                };
-                if let Err(error) = self.in_kernel("", work).await {
+                if let Err(error) = self.in_kernel("", move || turn.program(&here, &edge, address)).await {
                     // What is known of the switch may be wrong now: it begins again from nothing.
                     tracing::warn!(%tenant, %error, "a network could not be changed; it is set up anew");
                     self.begin_again(&tenant).await;
                 }
             }
-            for tenant in self.shape().await {
-                self.begin_again(&tenant).await;
+            if shape {
+                for tenant in self.shape().await {
+                    self.begin_again(&tenant).await;
+                }
             }
             let now = self.copies.size();
             if now != held {
                 tracing::debug!(tenants = now.0, objects = now.1, "copies held");
                 held = now;
             }
+            next = Instant::now() + GATHER;
         }
     }
 
-    /// Has everything looked at again in a while.
+    /// What is to be programmed of a network, of that which is touched.
+    fn turn(&self, tenant: &TenantName, here: &Mutex<Here>, mut touched: Touched) -> Turn {
+        let (machines, copies) = {
+            let here = here.lock();
+            if touched.everything {
+                touched.machines.extend(here.live.machines().map(str::to_owned));
+                touched.machines.extend(here.machines.keys().cloned());
+            }
+            (here.machines.clone(), here.copies.clone())
+        };
+        if touched.everything {
+            let all = copies.machines.of_tenant(tenant);
+            touched.machines.extend(all.iter().map(|m| m.view.node(&m.key.name).to_owned()));
+        }
+        let publics = public::publics_of(&copies, tenant);
+        let bandwidth = touched.bandwidth || touched.machines.iter().any(|node| machines.contains_key(node));
+        let groups = touched.groups.then(|| guard::guarded(&copies, tenant, &machines));
+        let mut turn = Turn { fabrics: BTreeMap::new(), entrances: BTreeMap::new(), groups, bandwidth };
+        for node in touched.machines {
+            let of_node = copies.ports.by_index(BY_NODE, tenant, &node);
+            let in_network = of_node.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK);
+            let ports: Vec<Port> = in_network.filter_map(|p| p.view.port()).collect();
+            let place = self.place(&copies, tenant, &node, &machines);
+            let places: BTreeMap<String, Place> = place.map(|p| (node.clone(), p)).into_iter().collect();
+            let mut fabric = plan(&ports, &places);
+            let led = publics.get(&node).map_or(&[][..], Vec::as_slice);
+            let entrance = skep_netplan::public::plan(led, &ports, &places, &mut fabric);
+            turn.entrances.insert(node.clone(), entrance);
+            turn.fabrics.insert(node, fabric);
+        }
+        turn
+    }
+
+    /// Has bandwidth looked at again in a while.
     fn later(&self) {
         let dirty = self.dirty.clone();
         tokio::spawn(async move {
             tokio::time::sleep(RETRY).await;
+            dirty.bandwidth.store(true, Ordering::SeqCst);
             dirty.changed.notify_one();
         });
     }
@@ -568,30 +648,72 @@ impl Shared {
                 tokio::time::sleep(RETRY).await;
             }
         }
-        self.dirty.tenant(tenant);
+        self.dirty.touch(tenant, Touched::all());
     }
 
-    /// Where a tenant's machines are: those connected here, and those of other hosts whose address is known.
-    fn places(
+    /// Where a tenant's machine is: here, or on another host whose address is known.
+    fn place(
         &self,
         copies: &Copies,
         tenant: &TenantName,
+        node: &str,
         here: &BTreeMap<String, String>,
-    ) -> BTreeMap<String, Place> {
-        let mut places = BTreeMap::new();
-        for machine in copies.machines.of_tenant(tenant) {
-            let spec = &machine.view.spec;
-            let node = spec.node_name.clone().unwrap_or_else(|| machine.key.name.to_string());
-            let Some(host) = spec.host_name.as_deref().filter(|h| *h != self.config.host) else { continue };
-            let key = ObjectKey::new(&TenantName::system(), "", host);
-            if let Some(ip) = self.hosts.get(&key).and_then(|h| h.view.address()) {
-                places.insert(node, Place::There(ip));
+    ) -> Option<Place> {
+        if let Some(interface) = here.get(node) {
+            return Some(Place::Here(interface.clone()));
+        }
+        let of_node = copies.machines.by_index(BY_NODE, tenant, node);
+        let elsewhere = |host: &&str| *host != self.config.host;
+        let host = of_node.iter().find_map(|m| m.view.spec.host_name.as_deref().filter(elsewhere))?;
+        let key = ObjectKey::new(&TenantName::system(), "", host);
+        Some(Place::There(self.hosts.get(&key)?.view.address()?))
+    }
+}
+
+/// What is to be programmed of one network in one go.
+struct Turn {
+    /// Of machines that are touched, what each needs.
+    fabrics: BTreeMap<String, Fabric>,
+    entrances: BTreeMap<String, Entrance>,
+    /// What security groups say, if that is touched.
+    groups: Option<skep_netplan::filter::Desired>,
+    /// Whether bandwidth may have to be another.
+    bandwidth: bool,
+}
+
+impl Turn {
+    fn program(
+        self,
+        here: &Mutex<Here>,
+        edge: &Mutex<Option<Edge>>,
+        address: IpAddr,
+    ) -> skep_net::netlink::Result<()> {
+        let mut here = here.lock();
+        let Here { switch, guard, led, vni, live, entrances, .. } = &mut *here;
+        // Whom a port may talk to is said before it can.
+        if let Some(groups) = &self.groups {
+            guard.set(switch, groups)?;
+        }
+        switch.apply(&live.set(self.fabrics))?;
+        for (node, entrance) in self.entrances {
+            if entrance == Entrance::default() {
+                entrances.remove(&node);
+            } else {
+                entrances.insert(node, entrance);
             }
         }
-        for (node, interface) in here {
-            places.insert(node.clone(), Place::Here(interface.clone()));
+        let mut all = Entrance::default();
+        for entrance in entrances.values() {
+            all.addresses.extend(&entrance.addresses);
+            all.openings.extend(entrance.openings.iter().cloned());
         }
-        places
+        switch.let_in(&all)?;
+        let lead: BTreeSet<Ipv4Addr> = all.addresses.keys().copied().collect();
+        if led.as_ref() != Some(&lead) {
+            set_edge(edge, address, *vni, &lead)?;
+            *led = Some(lead);
+        }
+        Ok(())
     }
 }
 
@@ -611,12 +733,6 @@ fn set_edge(
     open.set(vni, lead)?;
     *edge = Some(open);
     Ok(())
-}
-
-/// The ports of a tenant's network.
-fn ports_of(copies: &Copies, tenant: &TenantName) -> Vec<Port> {
-    let all = copies.ports.of_tenant(tenant);
-    all.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK).filter_map(|p| p.view.port()).collect()
 }
 
 #[cfg(test)]

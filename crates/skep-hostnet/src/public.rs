@@ -42,7 +42,7 @@ struct PublicSpec {
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PublicStatus {
-    node_name: Option<String>,
+    pub(crate) node_name: Option<String>,
     pub(crate) pod_name: Option<String>,
     pod_uid: Option<String>,
     ports: Option<Vec<Port>>,
@@ -110,9 +110,13 @@ impl OfPods {
     }
 }
 
-/// The public addresses of a tenant.
-pub(crate) fn publics_of(copies: &Copies, tenant: &TenantName) -> Vec<Public> {
-    copies.publics.of_tenant(tenant).iter().filter_map(|p| p.view.public()).collect()
+/// The public addresses of a tenant, by the machine that each leads to.
+pub(crate) fn publics_of(copies: &Copies, tenant: &TenantName) -> HashMap<String, Vec<Public>> {
+    let mut all: HashMap<String, Vec<Public>> = HashMap::new();
+    for public in copies.publics.of_tenant(tenant).iter().filter_map(|p| p.view.public()) {
+        all.entry(public.machine.clone()).or_default().push(public);
+    }
+    all
 }
 
 /// Sums over all hosts and processes that have counted.

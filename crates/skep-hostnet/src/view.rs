@@ -99,6 +99,18 @@ impl PortView {
         }
     }
 
+    /// The node that it is on.
+    pub(crate) fn nodes(&self, found: &mut dyn FnMut(&str)) {
+        if let Some(node) = &self.spec.node_name {
+            found(node);
+        }
+    }
+
+    /// Whether it names security groups.
+    pub(crate) fn is_grouped(&self) -> bool {
+        !self.spec.security_group_names.is_empty()
+    }
+
     /// When it was made, in milliseconds.
     pub(crate) fn created_ms(&self) -> i64 {
         self.metadata.creation_timestamp.unwrap_or(i64::MAX)
@@ -127,6 +139,13 @@ impl PortView {
 #[serde(default)]
 pub(crate) struct MachineView {
     pub(crate) spec: MachineSpec,
+}
+
+impl MachineView {
+    /// The node that it is, or will be; `name` is the machine's own.
+    pub(crate) fn node<'a>(&'a self, name: &'a str) -> &'a str {
+        self.spec.node_name.as_deref().unwrap_or(name)
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]

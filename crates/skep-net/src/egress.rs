@@ -20,8 +20,8 @@ use crate::link::{MacAddr, Net, Peer};
 use crate::machine::{default_route, quiet};
 use crate::netlink::Result;
 use crate::nft::{
-    BaseChain, Batch, ChainKind, Cmp, CtKey, Expr, Family, Hook, MetaKey, NewElement, Nft, PayloadBase, Reg,
-    Set, Table, Verdict,
+    BaseChain, Batch, ChainKind, Cmp, CtKey, Expr, Family, Hook, KeyType, MetaKey, NewElement, Nft,
+    PayloadBase, Reg, Set, Table, Verdict,
 };
 use crate::ns::{Namespace, sysctl};
 use crate::route::{Neighbour, Route};
@@ -160,7 +160,9 @@ fn inside_filters() -> Batch {
     batch.delete_table(INSIDE);
     batch.add_table(INSIDE);
     batch.add_set(INSIDE, &Set { name: PUBLIC.into(), key: vec![4], ..Set::default() });
-    let entry = Set { name: ENTRY.into(), key: vec![4, 1, 2, 4], interval: true, ..Set::default() };
+    let kinds = vec![KeyType::Ipv4, KeyType::Protocol, KeyType::Port, KeyType::Ipv4];
+    let entry =
+        Set { name: ENTRY.into(), key: vec![4, 1, 2, 4], key_types: kinds, interval: true, ..Set::default() };
     batch.add_set(INSIDE, &entry);
     batch.add_base_chain(INSIDE, "input", &chain(ChainKind::Filter, Hook::Input, true));
     batch.add_rule(INSIDE, "input", &[&KNOWN[..], &ACCEPT].concat());

@@ -63,14 +63,27 @@ fn route(bridge: u32, ip: Ipv4Addr) -> Route {
     Route { destination: single(ip), gateway: None, link: bridge, source: None }
 }
 
-/// Forgets what an earlier process let in: counters too, whose sums are in the addresses' statuses.
-pub(crate) fn forget(net: &mut Net, nft: &mut Nft, bridge: u32) -> Result<()> {
-    for route in net.routes()?.into_iter().filter(|r| r.link == bridge && r.destination.prefix_len() == 32) {
-        net.delete_route(&route)?;
-    }
+/// What was said to be behind the bridge of public addresses.
+pub(crate) fn routes(net: &mut Net, bridge: u32) -> Result<Vec<Route>> {
+    let all = net.routes()?.into_iter();
+    Ok(all.filter(|r| r.link == bridge && r.destination.prefix_len() == 32).collect())
+}
+
+/// Lets in what is wanted, in place of what an earlier process let in; connections go on. Counters begin anew: their sums are in the
+/// addresses' statuses.
+pub(crate) fn begin(net: &mut Net, nft: &mut Nft, bridge: u32, wanted: &Entrance) -> Result<()> {
     let mut batch = Batch::new();
     batch.delete_table(COUNTS);
-    nft.commit(batch)
+    nft.commit(batch)?;
+    set(net, nft, bridge, &Entrance::default(), wanted)?;
+    for route in routes(net, bridge)? {
+        let ip = route.destination.addr();
+        if !matches!(ip, IpAddr::V4(ip) if wanted.addresses.contains_key(&ip)) {
+            net.delete_route(&route)?;
+            net.delete_neighbour(bridge, ip)?;
+        }
+    }
+    Ok(())
 }
 
 /// The table that counts, without anything in it; what is there stays.

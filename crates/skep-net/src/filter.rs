@@ -23,6 +23,7 @@ use std::path::Path;
 use skep_netplan::filter::{self, Change, Desired, Direction, Element, SetKind, Step};
 use skep_netplan::service::Family;
 
+use crate::fast;
 use crate::netlink::Result;
 use crate::nft::{
     BaseChain, Batch, ChainKind, Cmp, Counter, CtKey, ElementData, Expr, Hook, KeyType, MapTo, MetaKey,
@@ -173,6 +174,9 @@ impl Filter {
         }
         self.nft.commit(batch)?;
         self.known = Some(table);
+        if self.purpose == Purpose::Policies && !changes.is_empty() {
+            fast::forget_flows(&mut self.nft)?;
+        }
         Ok(changes.len())
     }
 

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::fast;
+use crate::front;
 use crate::link::{Bridge, BridgePort, Link, LinkStats, MacAddr, Net, Peer};
 use crate::netlink::{Error, Result, unless_exists};
 use crate::nft::{
@@ -24,12 +26,12 @@ use crate::route::{Forward, Neighbour, Route};
 /// The name of a pod's interface in the pod.
 pub const POD_INTERFACE: &str = "eth0";
 /// What the machine's ends of pods' interfaces are called, before a number made from the pod's id.
-const POD_PREFIX: &str = "pod";
+pub(crate) const POD_PREFIX: &str = "pod";
 /// Names of interfaces end here, at fifteen characters: three of the prefix and 48 bits.
 const POD_HASH_BITS: u32 = 48;
 
 /// What the machine says under its own addresses.
-const VOICE: Table = Table { family: Family::Netdev, name: "skep-uplink" };
+pub(crate) const VOICE: Table = Table { family: Family::Netdev, name: "skep-uplink" };
 
 /// What connection tracking does not see.
 const NAMES: Table = Table { family: Family::Ip, name: "skep-names" };
@@ -158,7 +160,16 @@ impl MachineNetwork {
                 net.set_master(uplink.index, bridge.index)?;
             }
             net.set_up(uplink.index)?;
-            Nft::open(&namespace)?.commit(own_voice(&config, &uplink.name))?;
+            let into = front::set_up(&namespace, &mut net, config.mac, config.mtu)?;
+            let voice = own_voice(&config, &uplink.name);
+            let mut both = voice.clone();
+            front::lead(&mut both, VOICE, &uplink.name, config.mac, into);
+            let mut nft = Nft::open(&namespace)?;
+            match nft.commit(both) {
+                // A guest's kernel that cannot lead packets past the bridge: then connections from outside only reach endpoints here.
+                Err(error) if error.is_missing() => nft.commit(voice)?,
+                other => other?,
+            }
         }
         if bridge.mtu != config.mtu {
             net.set_mtu(bridge.index, config.mtu)?;
@@ -177,6 +188,7 @@ impl MachineNetwork {
             net.replace_route(&default_route(gateway.ip, bridge.index))?;
         }
         let bridge = net.expect_link(&config.bridge)?;
+        begin_short_way(&namespace, &mut net, &config, &bridge)?;
         Ok(MachineNetwork { config, namespace, net, bridge })
     }
 
@@ -292,6 +304,7 @@ impl MachineNetwork {
         }
         self.net.set_forwards(ours.index, &[Forward { mac: pod.mac, host: None }])?;
         self.let_speak(&name, Some(pod))?;
+        fast::set_pod(&mut Nft::open(&self.namespace)?, &name, ours.index, Some(pod.mac))?;
         namespace.run(pod_sysctls)??;
         if !theirs.up {
             inside.set_up(theirs.index)?;
@@ -363,8 +376,12 @@ impl MachineNetwork {
     pub fn tear_down_pod(&mut self, id: &str, namespace: &std::path::Path) -> Result<()> {
         // The machine's end first: it takes the other one with it, also when the namespace lives on in a process.
         self.take_all_public(id)?;
-        self.net.delete_link(&pod_interface(id))?;
-        self.let_speak(&pod_interface(id), None)?;
+        let name = pod_interface(id);
+        let index = self.net.link(&name)?.map(|l| l.index);
+        self.net.delete_link(&name)?;
+        self.let_speak(&name, None)?;
+        // Numbers of interfaces begin at one: without it, only what is left of its chains goes.
+        fast::set_pod(&mut Nft::open(&self.namespace)?, &name, index.unwrap_or_default(), None)?;
         Namespace::remove(namespace)
     }
 
@@ -396,9 +413,44 @@ impl MachineNetwork {
         }
         let mut batch = Batch::new();
         batch.delete_table(PODS);
+        fast::remove(&mut batch);
+        batch.delete_table(VOICE);
         Nft::open(&self.namespace)?.commit(batch)?;
+        front::remove(&mut self.net)?;
         self.net.delete_link(&self.config.bridge)
     }
+}
+
+/// Where the kernel has what it takes.
+fn begin_short_way(
+    namespace: &Namespace,
+    net: &mut Net,
+    config: &MachineConfig,
+    bridge: &Link,
+) -> Result<()> {
+    let links = net.links()?;
+    let uplink = config.uplink.as_ref().and_then(|name| links.iter().find(|l| l.name == *name));
+    let mut nft = Nft::open(namespace)?;
+    match fast::set_up(&mut nft, bridge, uplink, &links) {
+        Err(error) if error.is_missing() => return Ok(()),
+        other => other?,
+    }
+    if namespace.run(fast::tracking)?.is_err() {
+        // A machine whose settings are read-only to it.
+        let mut batch = Batch::new();
+        fast::remove(&mut batch);
+        return nft.commit(batch);
+    }
+    // Where pods are that there are already: what their bridge was told.
+    for link in links.iter().filter(|l| l.master == Some(bridge.index) && l.name.starts_with(POD_PREFIX)) {
+        if link.name.starts_with(PUBLIC_PREFIX) {
+            continue;
+        }
+        if let [forward] = net.forwards(link.index)?[..] {
+            fast::set_pod(&mut nft, &link.name, link.index, Some(forward.mac))?;
+        }
+    }
+    Ok(())
 }
 
 fn seen_from_the_pod(s: LinkStats) -> LinkStats {

@@ -321,6 +321,41 @@ pub struct Socket {
     buf: Vec<u8>,
 }
 
+/// For tests: programs that die between two of the changes that they ask the kernel for. What is asked for after that fails, as nothing
+/// comes of what a dead program would have asked; and whoever begins anew finds the kernel as it was left. Not in releases.
+#[doc(hidden)]
+pub mod dying {
+    use super::Result;
+
+    #[cfg(debug_assertions)]
+    thread_local! {
+        static LEFT: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(None) };
+    }
+
+    /// The calling thread makes so many more changes, and then none until this is said anew; nothing means that it lives.
+    #[cfg(debug_assertions)]
+    pub fn after(changes: Option<usize>) {
+        LEFT.set(changes);
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn lives(action: &dyn Fn() -> String) -> Result<()> {
+        match LEFT.get() {
+            None => Ok(()),
+            Some(0) => Err(super::Error::io(action(), std::io::Error::from(std::io::ErrorKind::Interrupted))),
+            Some(n) => {
+                LEFT.set(Some(n - 1));
+                Ok(())
+            }
+        }
+    }
+
+    #[cfg(not(debug_assertions))]
+    pub(super) fn lives(_: &dyn Fn() -> String) -> Result<()> {
+        Ok(())
+    }
+}
+
 struct Part<'a> {
     kind: u16,
     flags: u16,
@@ -412,6 +447,7 @@ impl Socket {
     /// # Errors
     /// What the kernel says.
     pub fn request(&mut self, mut message: Message, action: impl Fn() -> String) -> Result<()> {
+        dying::lives(&action)?;
         self.seq = self.seq.wrapping_add(1);
         let seq = self.seq;
         message.add_flags(NLM_F_ACK);
@@ -441,6 +477,7 @@ impl Socket {
         let mut answers = Vec::new();
         let mut messages = messages.into_iter().peekable();
         while messages.peek().is_some() {
+            dying::lives(&|| action(answers.len()))?;
             let (mut bytes, first) = (Vec::new(), self.seq.wrapping_add(1));
             let mut count = 0;
             for mut message in messages.by_ref().take(CHUNK) {
@@ -483,6 +520,7 @@ impl Socket {
         end: Message,
         action: impl Fn(usize) -> String,
     ) -> Result<()> {
+        dying::lives(&|| action(0))?;
         let mut bytes = Vec::with_capacity(messages.iter().map(Message::len).sum::<usize>() + 64);
         let first = self.seq.wrapping_add(1);
         let count = messages.len();

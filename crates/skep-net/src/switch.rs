@@ -56,9 +56,12 @@ pub struct Switch {
     mtu: u32,
     vni: u32,
     known: Fabric,
-    entrance: Entrance,
+    /// Nothing before it was said.
+    entrance: Option<Entrance>,
     /// Interfaces whose forgeries are counted by themselves.
     counted: BTreeSet<String>,
+    /// Nothing was said yet: what an earlier process said still holds.
+    fresh: bool,
 }
 
 /// Packets of a machine that were dropped because they were not what they said, by reason.
@@ -90,7 +93,7 @@ impl Forged {
 
 impl Switch {
     /// Makes the switch of a network, with its namespace mounted at `path`; the one that is there is kept, and nothing that
-    /// goes through it notices, but what it is to let through has to be said anew by [`Switch::set`].
+    /// goes through it notices. What an earlier process let through goes on until it is said anew by [`Switch::set`], all of it in one step.
     ///
     /// # Errors
     /// What the kernel says. It can be called again.
@@ -123,13 +126,25 @@ impl Switch {
             net.set_up(link)?;
         }
         let (path, mtu, vni) = (path.to_owned(), config.mtu, config.vni);
-        let (known, counted, entrance) = (Fabric::default(), BTreeSet::new(), Entrance::default());
+        let (known, counted, entrance) = (Fabric::default(), BTreeSet::new(), None);
+        let fresh = true;
         let mut switch =
-            Switch { namespace, path, net, nft, bridge, wire, mtu, vni, known, counted, entrance };
-        switch.start_filters()?;
-        switch.forget_forwards()?;
-        entrance::forget(&mut switch.net, &mut switch.nft, bridge)?;
+            Switch { namespace, path, net, nft, bridge, wire, mtu, vni, known, counted, entrance, fresh };
+        if is_new || !switch.nft.tables(TABLE.family)?.iter().any(|t| t == TABLE.name) {
+            // Nothing goes through before it is said.
+            switch.nft.commit(switch.filters())?;
+        }
         Ok(switch)
+    }
+
+    /// The machines' interfaces that are plugged in.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn interfaces(&mut self) -> Result<Vec<String>> {
+        let (bridge, wire) = (self.bridge, self.wire);
+        let links = self.net.links()?.into_iter();
+        Ok(links.filter(|l| l.master == Some(bridge) && l.index != wire).map(|l| l.name).collect())
     }
 
     /// The namespace that it is in.
@@ -146,23 +161,48 @@ impl Switch {
         crate::egress::set_up(host, &self.namespace, &mut self.net, self.bridge, self.vni, subnets)
     }
 
-    /// Filters that let nothing through yet.
-    fn start_filters(&mut self) -> Result<()> {
+    /// Filters that let nothing through yet, in place of those that there are.
+    fn filters(&self) -> Batch {
         let mut batch = Batch::new();
         batch.delete_table(TABLE);
         // Other hosts have looked at what they send.
         origin::filters(&mut batch, TABLE, &origin::from_interface(WIRE));
-        self.nft.commit(batch)
+        for interface in &self.counted {
+            origin::count_for(&mut batch, TABLE, interface);
+        }
+        batch
     }
 
-    /// What an earlier process said may not hold any more.
-    fn forget_forwards(&mut self) -> Result<()> {
+    /// Removes what an earlier process said of where addresses are, and these do not say.
+    fn forget_others(&mut self, changes: &[Change]) -> Result<()> {
+        let (mut local, mut on_wire, mut neighbours) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for change in changes {
+            match change {
+                Change::SetLocal(mac, interface) => drop(local.insert((interface.as_str(), MacAddr(*mac)))),
+                Change::SetRemote(mac, _) => drop(on_wire.insert(MacAddr(*mac))),
+                Change::SetNeighbour(ip, _) => drop(neighbours.insert(*ip)),
+                _ => {}
+            }
+        }
         for link in self.net.links()?.iter().filter(|l| l.master == Some(self.bridge)) {
-            let said = self.net.forwards(link.index)?;
+            let mut said = self.net.forwards(link.index)?;
+            let is_wire = link.index == self.wire;
+            said.retain(|f| {
+                !(if is_wire {
+                    on_wire.contains(&f.mac)
+                } else {
+                    local.contains(&(link.name.as_str(), f.mac))
+                })
+            });
             self.net.delete_forwards(link.index, &said)?;
         }
+        // Those of public addresses go with their routes.
+        let public: BTreeSet<IpAddr> =
+            entrance::routes(&mut self.net, self.bridge)?.iter().map(|r| r.destination.addr()).collect();
         for neighbour in self.net.neighbours(self.bridge)? {
-            self.net.delete_neighbour(self.bridge, neighbour.ip)?;
+            if !neighbours.contains(&neighbour.ip) && !public.contains(&neighbour.ip) {
+                self.net.delete_neighbour(self.bridge, neighbour.ip)?;
+            }
         }
         Ok(())
     }
@@ -227,9 +267,20 @@ impl Switch {
     /// What the kernel says: then the switch is to be set up anew.
     pub fn set(&mut self, wanted: &Fabric) -> Result<usize> {
         let changes = self.known.changes(wanted);
-        let mut batch = Batch::new();
+        self.apply(&changes)?;
+        self.known = wanted.clone();
+        Ok(changes.len())
+    }
+
+    /// Makes changes, in order, for who knows what there is (see [`skep_netplan::fabric::Live`]) instead of [`Switch::set`]. The first
+    /// are all that there is to be.
+    ///
+    /// # Errors
+    /// What the kernel says: then the switch is to be set up anew.
+    pub fn apply(&mut self, changes: &[Change]) -> Result<()> {
+        let mut batch = if self.fresh { self.filters() } else { Batch::new() };
         let (mut neighbours, mut remote) = (Vec::new(), Vec::new());
-        for change in &changes {
+        for change in changes {
             match change {
                 Change::RemoveNeighbour(ip) => self.net.delete_neighbour(self.bridge, *ip)?,
                 Change::SetNeighbour(ip, mac) => neighbours.push(Neighbour { ip: *ip, mac: MacAddr(*mac) }),
@@ -273,8 +324,11 @@ impl Switch {
         self.net.set_forwards(self.wire, &on_wire)?;
         self.net.set_forwards(self.wire, &on_bridge)?;
         self.net.set_neighbours(self.bridge, &neighbours)?;
-        self.known = wanted.clone();
-        Ok(changes.len())
+        if self.fresh {
+            self.forget_others(changes)?;
+            self.fresh = false;
+        }
+        Ok(())
     }
 
     /// Lets in what is to enter by public addresses, and nothing else, by what has changed since the last call. What is in the fabric of
@@ -283,11 +337,12 @@ impl Switch {
     /// # Errors
     /// What the kernel says: then the switch is to be set up anew.
     pub fn let_in(&mut self, wanted: &Entrance) -> Result<()> {
-        if self.entrance == *wanted {
-            return Ok(());
+        match &self.entrance {
+            Some(known) if known == wanted => return Ok(()),
+            Some(known) => entrance::set(&mut self.net, &mut self.nft, self.bridge, known, wanted)?,
+            None => entrance::begin(&mut self.net, &mut self.nft, self.bridge, wanted)?,
         }
-        entrance::set(&mut self.net, &mut self.nft, self.bridge, &self.entrance, wanted)?;
-        self.entrance = wanted.clone();
+        self.entrance = Some(wanted.clone());
         Ok(())
     }
 

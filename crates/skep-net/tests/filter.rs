@@ -165,6 +165,9 @@ fn pods_of_a_machine_talk_to_whom_they_may() {
     assert!(reaches(c, a, "10.7.1.1"));
     let mut nft = Nft::open(here).unwrap();
     for family in [Family::Ip, Family::Ip6] {
-        assert_eq!(nft.tables(family).unwrap(), [""; 0]);
+        let mut left = nft.tables(family).unwrap();
+        // The machine's own, with policies or without.
+        left.retain(|name| name != "skep-fast");
+        assert_eq!(left, [""; 0]);
     }
 }

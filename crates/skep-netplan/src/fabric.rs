@@ -147,6 +147,98 @@ impl Fabric {
     }
 }
 
+/// A network on a host as it is programmed, machine by machine: a change of one machine's ports costs what that machine has, however
+/// large the network is.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    parts: BTreeMap<String, Fabric>,
+    /// Where Ethernet addresses were said to be, and for which machine. While a port moves, both its old machine and its new one may
+    /// seem to have it: who said it last has it, and the other takes nothing away.
+    owners: BTreeMap<Mac, (String, At)>,
+    neighbours: BTreeMap<IpAddr, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum At {
+    Remote(IpAddr),
+    Local(String),
+}
+
+impl At {
+    fn removed(self, mac: Mac) -> Change {
+        match self {
+            At::Remote(host) => Change::RemoveRemote(mac, host),
+            At::Local(interface) => Change::RemoveLocal(mac, interface),
+        }
+    }
+}
+
+impl Live {
+    /// The changes that bring some machines to what is wanted of each, as [`plan`] gives it for one machine; nothing wanted removes it. They
+    /// are to be made in order, and taken as made.
+    pub fn set(&mut self, wanted: BTreeMap<String, Fabric>) -> Vec<Change> {
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        let nothing = Fabric::default();
+        for (machine, fabric) in &wanted {
+            for change in self.parts.get(machine).unwrap_or(&nothing).changes(fabric) {
+                match &change {
+                    Change::RemoveRemote(mac, _) | Change::RemoveLocal(mac, _) => {
+                        if self.owners.get(mac).is_some_and(|(owner, _)| owner == machine) {
+                            self.owners.remove(mac);
+                            gone.push(change);
+                        }
+                    }
+                    Change::RemoveNeighbour(ip) => {
+                        if self.neighbours.get(ip) == Some(machine) {
+                            self.neighbours.remove(ip);
+                            gone.push(change);
+                        }
+                    }
+                    Change::Disallow(..) | Change::DisallowMac(..) => gone.push(change),
+                    _ => new.push((machine, change)),
+                }
+            }
+        }
+        for (machine, change) in &new {
+            let at = match change {
+                Change::SetRemote(mac, host) => (mac, At::Remote(*host)),
+                Change::SetLocal(mac, interface) => (mac, At::Local(interface.clone())),
+                Change::SetNeighbour(ip, _) => {
+                    self.neighbours.insert(*ip, (*machine).clone());
+                    continue;
+                }
+                _ => continue,
+            };
+            let (mac, at) = at;
+            if let Some((_, old)) = self.owners.insert(*mac, ((*machine).clone(), at)) {
+                gone.push(old.removed(*mac));
+            }
+        }
+        gone.extend(new.into_iter().map(|(_, change)| change));
+        for (machine, fabric) in wanted {
+            if fabric == nothing {
+                self.parts.remove(&machine);
+            } else {
+                self.parts.insert(machine, fabric);
+            }
+        }
+        gone
+    }
+
+    /// An interface was made anew, or is gone, and with it what was said to be behind it.
+    pub fn forget(&mut self, interface: &str) {
+        for part in self.parts.values_mut() {
+            part.local.retain(|_, at| at != interface);
+        }
+        self.owners.retain(|_, (_, at)| *at != At::Local(interface.to_owned()));
+    }
+
+    /// The machines that something is programmed of.
+    pub fn machines(&self) -> impl Iterator<Item = &str> {
+        self.parts.keys().map(String::as_str)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -219,7 +311,62 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_has_a_port_now_keeps_it() {
+        let there = IpAddr::from([192, 0, 2, 2]);
+        let part =
+            |n: u8, machine: &str, place: Place| plan(&[port(n, machine)], &places(&[(machine, place)]));
+        let (mut live, mac) = (Live::default(), [2, 0, 0, 0, 0, 1]);
+        live.set([("a".into(), part(1, "a", Place::There(there)))].into());
+        // The news of where it is come before those of where it is not any more.
+        let changes = live.set([("b".into(), part(1, "b", Place::Here("m-b".into())))].into());
+        assert_eq!(changes[0], Change::RemoveRemote(mac, there));
+        assert!(changes.contains(&Change::SetLocal(mac, "m-b".into())));
+        let changes = live.set([("a".into(), Fabric::default())].into());
+        assert_eq!(changes, [Change::RemoveNeighbour([10, 0, 0, 1].into())], "where it is now stays");
+        assert_eq!(live.machines().collect::<Vec<_>>(), ["b"]);
+        live.forget("m-b");
+        let changes = live.set([("b".into(), part(1, "b", Place::Here("m-b".into())))].into());
+        assert_eq!(changes, [Change::SetLocal(mac, "m-b".into())]);
+    }
+
     proptest! {
+        #[test]
+        fn machine_by_machine_leads_to_the_same(
+            steps in prop::collection::vec(
+                (prop::collection::btree_map(0u8..6, 0usize..4, 0..6), prop::collection::vec(0u8..4, 4), any::<bool>()), 1..8)
+        ) {
+            let machines = ["a", "b", "c", "d"];
+            let (mut kernel, mut macs, mut live) = (Fabric::default(), BTreeSet::new(), Live::default());
+            for (ports, whereabouts, at_once) in steps {
+                let ports: Vec<Port> = ports.into_iter().map(|(n, m)| port(n, machines[m])).collect();
+                let places: BTreeMap<String, Place> = whereabouts.iter().zip(machines).filter_map(|(n, machine)| {
+                    let place = match n {
+                        0 => return None,
+                        1 => Place::Here(format!("m-{machine}")),
+                        n => Place::There(IpAddr::from([192, 0, 2, *n])),
+                    };
+                    Some((machine.to_owned(), place))
+                }).collect();
+                let parts = machines.map(|m| {
+                    let own: Vec<Port> = ports.iter().filter(|p| p.machine == m).cloned().collect();
+                    (m.to_owned(), plan(&own, &places))
+                });
+                if at_once {
+                    let changes = live.set(parts.into());
+                    apply(&mut kernel, &mut macs, &changes);
+                } else {
+                    for (machine, part) in parts {
+                        let changes = live.set([(machine, part)].into());
+                        apply(&mut kernel, &mut macs, &changes);
+                    }
+                }
+                prop_assert_eq!(&kernel, &plan(&ports, &places));
+                let expected: BTreeSet<(String, Mac)> = kernel.macs().into_iter().map(|(i, m)| (i.clone(), *m)).collect();
+                prop_assert_eq!(&macs, &expected);
+            }
+        }
+
         #[test]
         fn changes_lead_to_what_is_wanted(
             steps in prop::collection::vec(

@@ -13,6 +13,7 @@
 //! The agent calls it on the machine's side: everything happens in the namespace of the calling process.
 
 mod filters;
+mod health;
 mod ports;
 mod public;
 mod relay;

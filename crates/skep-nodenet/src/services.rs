@@ -12,19 +12,21 @@ use skep_dns::{EndpointName, NamedPort, Names, ServiceNames, Target};
 use skep_net::Namespace;
 use skep_net::service::Services;
 use skep_netplan::service::{
-    Change, Desired, EndpointSlice, L4, Place, Service, ServiceKey, ServiceType, Table, desired,
+    Change, Desired, EndpointSlice, L4, Place, Service, ServiceKey, ServiceType, Table, desired, ready_here,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::health::HealthChecks;
 use crate::{Config, Error, in_kernel};
 
 const SERVICES: Resource = Resource::new("", "v1", "services");
 const SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices");
 /// The label of a slice that names its service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-/// What gathers before it is programmed: a rollout changes a slice many times in a row, and one transaction for all of
-/// them costs hardly more than one for each.
+/// How long after one transaction the next one begins at the earliest: a rollout changes a slice many times in a row, and one transaction
+/// for all of them costs hardly more than one for each. A change that comes alone does not wait.
 const GATHER: Duration = Duration::from_millis(5);
 /// How long it waits after the kernel refused, before everything is put anew.
 const RETRY: Duration = Duration::from_secs(1);
@@ -83,6 +85,7 @@ struct Programmer {
     pending: Arc<Pending>,
     table: Table,
     kernel: Arc<Mutex<Services>>,
+    health: HealthChecks,
 }
 
 /// Starts to follow the services. When it returns, all that there are are programmed and have their names.
@@ -123,6 +126,7 @@ pub(crate) async fn start(
         pending,
         table: Table::default(),
         kernel: Arc::new(Mutex::new(kernel)),
+        health: HealthChecks::default(),
     };
     programmer.replace().await?;
     let names = programmer.names.clone();
@@ -132,24 +136,27 @@ pub(crate) async fn start(
 
 impl Programmer {
     async fn run(&mut self) {
+        let mut next = Instant::now();
         loop {
             self.pending.changed.notified().await;
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep_until(next).await;
             let keys = std::mem::take(&mut *self.pending.keys.lock());
             if let Err(error) = self.update(&keys).await {
                 tracing::warn!(error = %error.full(), "services could not be changed; all are put anew");
+                self.health.set_programmed(false);
                 while let Err(error) = self.replace().await {
                     tracing::warn!(error = %error.full(), "services could not be put anew; it is tried again");
                     tokio::time::sleep(RETRY).await;
                 }
             }
+            next = Instant::now() + GATHER;
         }
     }
 
-    /// What a service needs, in the kernel and by name.
-    fn plan(&self, key: &ServiceKey) -> (Desired, Option<ServiceNames>) {
+    /// What a service needs, in the kernel and by name, and where it is asked after.
+    fn plan(&self, key: &ServiceKey) -> (Desired, Option<ServiceNames>, Option<(u16, usize)>) {
         let at = skep_client::ObjectKey::new(&self.tenant, &key.0, &key.1);
-        let Some(service) = self.services.get(&at) else { return (Desired::default(), None) };
+        let Some(service) = self.services.get(&at) else { return (Desired::default(), None, None) };
         let of_name = self.slices.by_index("service", &self.tenant, &key.1);
         let slices: Vec<&EndpointSlice> =
             of_name.iter().filter(|s| *s.key.namespace == *key.0).map(|s| &s.view.slice).collect();
@@ -160,12 +167,14 @@ impl Programmer {
         } else {
             desired(&service.view, &slices, &self.place)
         };
-        (wanted, Some(names))
+        let check = service.view.health_check_node_port.map(|port| (port, ready_here(&slices, &self.place)));
+        (wanted, Some(names), check)
     }
 
     fn set(&mut self, key: &ServiceKey) -> Vec<Change> {
-        let (wanted, names) = self.plan(key);
+        let (wanted, names, check) = self.plan(key);
         self.names.write().set(&key.0, &key.1, names);
+        self.health.set(key, check);
         self.table.set(key, &wanted)
     }
 
@@ -186,9 +195,12 @@ impl Programmer {
         self.services.for_each(|s| {
             keys.insert((s.key.namespace.to_string(), s.key.name.to_string()));
         });
+        self.health.retain(|key| keys.contains(key));
         let changes: Vec<Change> = keys.iter().flat_map(|key| self.set(key)).collect();
         let kernel = self.kernel.clone();
-        in_kernel("program the services", move || kernel.lock().replace(&changes)).await
+        in_kernel("program the services", move || kernel.lock().replace(&changes)).await?;
+        self.health.set_programmed(true);
+        Ok(())
     }
 }
 

@@ -107,18 +107,13 @@ fn limit_name(direction: char, number: u16, packets_per_s: u64) -> String {
 }
 
 impl Shaper {
-    /// Begins in a switch; what an earlier process said is said anew by [`Shaper::set`]. Gives the numbers of classes that it
+    /// Begins in a switch; what an earlier process said holds until it is said anew by [`Shaper::set`], in one step. Gives the numbers of classes that it
     /// left, which are not to be given out.
     ///
     /// # Errors
     /// What the kernel says. It can be called again.
     pub fn set_up(switch: &Namespace) -> Result<(Shaper, BTreeSet<u16>)> {
-        let (mut net, mut nft) = (Net::open(switch)?, Nft::open(switch)?);
-        let mut batch = Batch::new();
-        batch.delete_table(DEVICES);
-        batch.delete_table(PORTS);
-        tables(&mut batch);
-        nft.commit(batch)?;
+        let (mut net, nft) = (Net::open(switch)?, Nft::open(switch)?);
         let mut classes = BTreeMap::new();
         let mut numbers = BTreeSet::new();
         for link in net.links()? {
@@ -163,6 +158,12 @@ impl Shaper {
             }
         }
         let mut batch = Batch::new();
+        if self.rest.is_none() {
+            // What an earlier process said holds until now.
+            batch.delete_table(DEVICES);
+            batch.delete_table(PORTS);
+            tables(&mut batch);
+        }
         self.change_ports(&mut batch, wanted, &elements, &objects);
         let led: BTreeSet<String> = wanted.led().into_iter().collect();
         self.change_devices(&mut batch, &led, wanted, &elements)?;
@@ -296,6 +297,10 @@ impl Shaper {
     pub fn traffic(&mut self) -> Result<BTreeMap<u16, PortTraffic>> {
         self.retired.remove(&mut self.net)?;
         let mut all: BTreeMap<u16, PortTraffic> = BTreeMap::new();
+        if self.rest.is_none() {
+            // What is there was counted under other numbers.
+            return Ok(all);
+        }
         for counter in self.nft.counters(PORTS)? {
             let Some((kind, number)) = counter_of(&counter.name) else { continue };
             let port = all.entry(number).or_default();

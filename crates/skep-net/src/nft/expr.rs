@@ -54,6 +54,8 @@ pub enum MetaKey {
     Protocol = 1,
     Priority = 2,
     Mark = 3,
+    Iif = 4,
+    Oif = 5,
     Iifname = 6,
     Oifname = 7,
     NfProto = 15,

@@ -1,6 +1,6 @@
 //! What one service needs on one node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::view::{Endpoint, EndpointSlice, L4, Service, ServicePort, ServiceType};
@@ -93,15 +93,7 @@ fn plan_port(
         port.node_port.is_some() || service.external_ips.iter().any(|ip| Family::of(*ip) == family);
     let key = |scope| GroupKey { family, port: port.name.clone(), protocol: port.protocol, scope };
     let mut target_of = |scope: Scope, local_only: bool, masquerade: bool| {
-        let mut chosen = choose(&all, place, local_only);
-        // What comes in from outside comes by the machine's uplink, and a bridge sends nothing back to where it came from: endpoints
-        // of other machines are for those nodes that have none.
-        if scope == Scope::External && service.kind == ServiceType::LoadBalancer && !local_only {
-            let near: Vec<_> = choose(&all, place, true).into_iter().filter(|c| c.ready).collect();
-            if !near.is_empty() {
-                chosen = near;
-            }
-        }
+        let chosen = choose(&all, place, local_only);
         if chosen.is_empty() {
             let elsewhere = local_only && !choose(&all, place, false).is_empty();
             return if elsewhere { Target::Drop } else { Target::Reject };
@@ -134,6 +126,14 @@ fn plan_port(
             lead(None, node_port, external);
         }
     }
+}
+
+/// How many ready endpoints a service has on a node, each address once: what load balancers outside are told.
+#[must_use]
+pub fn ready_here(slices: &[&EndpointSlice], place: &Place) -> usize {
+    let all = slices.iter().flat_map(|s| &s.endpoints);
+    let here = all.filter(|e| e.ready && e.node.as_deref() == Some(&place.node));
+    here.filter_map(|e| e.address).collect::<BTreeSet<_>>().len()
 }
 
 struct Candidate<'a> {

@@ -10,7 +10,7 @@ mod table;
 mod tests;
 mod view;
 
-pub use desired::{Desired, Group, GroupKey, Scope, Target, desired};
+pub use desired::{Desired, Group, GroupKey, Scope, Target, desired, ready_here};
 pub use table::{Change, GroupId, Pick, ServiceKey, Table};
 pub use view::{Endpoint, EndpointPort, EndpointSlice, L4, Service, ServicePort, ServiceType};
 

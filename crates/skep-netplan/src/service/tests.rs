@@ -337,3 +337,39 @@ proptest! {
         prop_assert!(table.is_empty());
     }
 }
+
+#[test]
+fn ready_endpoints_of_a_node_are_counted_once() {
+    let slice = |json| serde_json::from_value::<EndpointSlice>(json).unwrap();
+    let endpoint = |ip: &str, node: &str, ready: bool| json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": ready}});
+    let all = [
+        slice(
+            json!({"addressType": "IPv4", "endpoints": [endpoint("10.0.0.1", "n1", true), endpoint("10.0.0.2", "n2", true)]}),
+        ),
+        slice(
+            json!({"addressType": "IPv4", "endpoints": [endpoint("10.0.0.1", "n1", true), endpoint("10.0.0.3", "n1", false)]}),
+        ),
+    ];
+    let all: Vec<&EndpointSlice> = all.iter().collect();
+    let here = |node: &str| ready_here(&all, &Place { node: node.into(), zone: None });
+    assert_eq!((here("n1"), here("n2"), here("n3")), (1, 1, 0));
+}
+
+#[test]
+fn who_comes_from_outside_reaches_endpoints_of_all_nodes_unless_the_policy_is_local() {
+    let json = |policy: &str| {
+        json!({"spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.9"], "externalTrafficPolicy": policy,
+        "ports": [{"port": 80}], "healthCheckNodePort": 30999}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}})
+    };
+    let slice: EndpointSlice =
+        serde_json::from_value(json!({"addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": [
+        {"addresses": ["10.0.0.1"], "nodeName": "n1"}, {"addresses": ["10.0.0.2"], "nodeName": "n2"}]}))
+        .unwrap();
+    for (policy, count, hidden) in [("Cluster", 2, true), ("Local", 1, false)] {
+        let service: Service = serde_json::from_value(json(policy)).unwrap();
+        assert_eq!(service.health_check_node_port, Some(30999));
+        let wanted = desired(&service, &[&slice], &Place { node: "n1".into(), zone: None });
+        let external = wanted.groups.iter().find(|(key, _)| key.scope == Scope::External).unwrap().1;
+        assert_eq!((external.endpoints.len(), external.masquerade), (count, hidden), "{policy}");
+    }
+}

@@ -66,6 +66,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// For [`ServiceType::ExternalName`], the name.
     pub external_name: Option<String>,
+    /// The port of every node at which load balancers outside ask whether it has an endpoint.
+    pub health_check_node_port: Option<u16>,
 }
 
 /// A port of a service.
@@ -153,6 +155,7 @@ mod wire {
         pub(super) external_traffic_policy: String,
         pub(super) publish_not_ready_addresses: bool,
         pub(super) external_name: Option<String>,
+        pub(super) health_check_node_port: Option<u16>,
     }
 
     #[derive(Default, Deserialize)]
@@ -278,6 +281,7 @@ impl<'de> Deserialize<'de> for Service {
             external_local: spec.external_traffic_policy == "Local",
             publish_not_ready: spec.publish_not_ready_addresses,
             external_name: spec.external_name,
+            health_check_node_port: spec.health_check_node_port.filter(|n| *n != 0),
             ports: spec
                 .ports
                 .into_iter()

@@ -138,6 +138,8 @@ impl Testbed {
             // As in every machine: the tables for services, which bring connection tracking with them.
             Services::open(&inside)?.replace(&[])?;
             let mut network = MachineNetwork::set_up(inside, config)?;
+            network.guard_pods(&[], &[])?;
+            network.leave_untracked("10.96.0.10:53".parse().context("an address")?)?;
             for pod in 1..=2 {
                 network.set_up_pod(&PodConfig {
                     id: format!("{host}-{machine}-{pod}"),
