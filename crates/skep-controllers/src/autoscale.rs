@@ -282,7 +282,7 @@ impl Loop {
             ("InvalidSelector", message.clone(), "InvalidSelector", message)
         })?;
         *pods = self.pods.by_index(BY_NAMESPACE, &key.tenant, &key.namespace);
-        pods.retain(|p| parsed.matches(|k| p.metadata.labels.get(k)));
+        pods.retain(|p| parsed.matches(|k| p.labels().get(k)));
         let memory = self.memory.lock();
         let mut all: Vec<&str> = memory
             .iter()
@@ -291,7 +291,7 @@ impl Loop {
                 *other == key
                     || m.selector
                         .as_ref()
-                        .is_some_and(|s| pods.iter().any(|p| s.matches(|k| p.metadata.labels.get(k))))
+                        .is_some_and(|s| pods.iter().any(|p| s.matches(|k| p.labels().get(k))))
             })
             .map(|(other, _)| &*other.name)
             .collect();
@@ -441,24 +441,24 @@ fn sample(pod: PodMetrics, resource: &str, container: &str) -> Option<(String, S
 }
 
 fn member(pod: &Object<Pod>, resource: &str, container: &str) -> Member {
-    let ready = pod.condition("Ready").map(|c| Readiness {
-        yes: c.status == "True",
-        no: c.status == "False",
-        since: c.last_transition_time.unwrap_or(Timestamp::MIN),
+    let ready = pod.has_ready.then(|| Readiness {
+        yes: pod.is_ready(),
+        no: pod.unready,
+        since: pod.ready_changed().unwrap_or(Timestamp::MIN),
     });
-    let phase = match &*pod.status.phase {
-        "Running" => Phase::Running,
-        "Succeeded" => Phase::Succeeded,
-        "Failed" => Phase::Failed,
-        "Unknown" => Phase::Unknown,
-        _ => Phase::Pending,
+    let phase = match pod.plan.phase {
+        skep_plan::pod::Phase::Running => Phase::Running,
+        skep_plan::pod::Phase::Succeeded => Phase::Succeeded,
+        skep_plan::pod::Phase::Failed => Phase::Failed,
+        skep_plan::pod::Phase::Unknown => Phase::Unknown,
+        skep_plan::pod::Phase::None | skep_plan::pod::Phase::Pending => Phase::Pending,
     };
     Member {
         name: pod.key.name.to_string(),
         deleting: pod.is_deleting(),
         phase,
         ready,
-        started: pod.status.start_time,
+        started: pod.start_time.map(skep_plan::Time::timestamp),
         request: request(pod, resource, container),
     }
 }
@@ -468,16 +468,13 @@ fn request(pod: &Object<Pod>, resource: &str, container: &str) -> Result<i64, St
     let name = &pod.key.name;
     let milli = |text: &str| text.parse::<Quantity>().map(Quantity::milli_value).map_err(|e| e.to_string());
     if container.is_empty()
-        && let Some(whole) = pod.spec.template.resources.requests.get(resource)
+        && let Some(whole) = pod.template.requests.get(resource)
     {
         return milli(whole);
     }
-    let sidecars =
-        pod.spec.template.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let all = pod.spec.template.containers.iter().chain(sidecars);
     let mut sum = None;
-    for c in all.filter(|c| container.is_empty() || c.name == *container) {
-        let text = c.resources.requests.get(resource).ok_or_else(|| {
+    for c in pod.template.running().filter(|c| container.is_empty() || c.name == *container) {
+        let text = c.requests.get(resource).ok_or_else(|| {
             format!("missing request for {resource} in container {} of Pod {name}", &*c.name)
         })?;
         sum = Some(sum.unwrap_or(0_i64).saturating_add(milli(text)?));

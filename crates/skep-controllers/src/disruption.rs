@@ -88,7 +88,7 @@ pub(crate) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
             let states = match event {
                 Event::Added(new) | Event::Deleted(new) => [Some(new), None],
                 Event::Changed { old, new } => {
-                    let same = old.metadata.labels == new.metadata.labels
+                    let same = old.labels() == new.labels()
                         && old.is_ready() == new.is_ready()
                         && old.is_deleting() == new.is_deleting()
                         && old.is_over() == new.is_over();
@@ -99,7 +99,7 @@ pub(crate) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
                 }
             };
             for budget in of_namespace {
-                if states.iter().flatten().any(|p| budget.covers(&p.metadata.labels)) {
+                if states.iter().flatten().any(|p| budget.covers(p.labels())) {
                     enqueue.add(&budget.key, Level::Update);
                 }
             }
@@ -203,7 +203,7 @@ impl Disruption {
     async fn look(&self, key: &ObjectKey) -> Result<Next, SyncError> {
         let Some(budget) = self.budgets.get(key) else { return Ok(Next::Wait) };
         let mut pods = self.pods.by_index(BY_NAMESPACE, &key.tenant, &key.namespace);
-        pods.retain(|p| budget.covers(&p.metadata.labels));
+        pods.retain(|p| budget.covers(p.labels()));
         let now = Timestamp::now();
         let at =
             Budget::RESOURCE.at(&key.tenant).namespace(&key.namespace).name(&key.name).subresource("status");
@@ -409,7 +409,7 @@ impl Disruption {
             .metadata
             .owner_references
             .into_iter()
-            .find(|o| o.controller && *o.kind == *"Deployment" && *owner.kind == *"ReplicaSet");
+            .find(|o| o.controls() && *o.kind == *"Deployment" && *owner.kind == *"ReplicaSet");
         let replicas = found.spec.replicas.unwrap_or(i32::from(own));
         Ok(Some(Wanted { uid: found.metadata.uid, replicas, above }))
     }

@@ -39,7 +39,7 @@ pub(crate) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
 
 /// Since when a pod that is as alive as ever is said to be about to be deleted.
 fn announced(pod: &Pod) -> Option<Timestamp> {
-    let condition = pod.condition(CONDITION).filter(|c| c.status == "True" && c.reason != BY_KUBELET)?;
+    let condition = pod.disruption.as_ref().filter(|c| c.status == "True" && c.reason != BY_KUBELET)?;
     let lives = !pod.is_deleting() && !pod.is_over();
     lives.then(|| condition.last_transition_time.unwrap_or(Timestamp::MIN))
 }

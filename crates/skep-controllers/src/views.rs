@@ -1,19 +1,21 @@
 //! Views that several system controllers share: one informer each.
 
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{NodeCondition, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeCondition, Taint};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHasher};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use skep_base::SharedStr;
 use skep_client::informer::Builder;
 use skep_client::{Object, ObjectKey, Resource};
-use skep_plan::Labels;
+use skep_plan::{Labels, Time, raw};
 
 use crate::Kind;
+use crate::machines::{self, Waiting};
 
 /// `null` counts as absent.
 pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -26,101 +28,136 @@ pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de
 pub(crate) const BY_NAMESPACE: &str = "namespace";
 /// Pods by their node.
 pub(crate) const BY_NODE: &str = "node";
+/// Pods by the uids of all their owners; those that nobody manages under [`orphans_of`] their namespace.
+pub(crate) const BY_OWNER: &str = "owner";
+/// Pods that wait for a node, under the value [`YES`].
+pub(crate) const WAITING: &str = "waiting";
+pub(crate) const YES: &str = "yes";
 
-/// A pod.
-#[derive(Debug, Deserialize)]
+/// Where objects of a namespace that nobody manages are found. No uid contains a slash.
+pub(crate) fn orphans_of(namespace: &str) -> String {
+    format!("{namespace}/")
+}
+
+/// A pod: all that any controller reads of it, read once and held once.
+#[derive(Debug)]
 pub(crate) struct Pod {
-    #[serde(default)]
-    pub(crate) metadata: PodMeta,
-    #[serde(default)]
-    pub(crate) spec: PodSpec,
-    #[serde(default)]
-    pub(crate) status: PodStatus,
+    /// What planners of workloads read, and most others.
+    pub(crate) plan: skep_plan::Pod,
+    /// What garbage collection reads.
+    pub(crate) meta: crate::gc::Meta,
+    pub(crate) hostname: SharedStr,
+    pub(crate) subdomain: SharedStr,
+    /// What its node has given it.
+    pub(crate) ips: Box<[IpAddr]>,
+    pub(crate) start_time: Option<Time>,
+    pub(crate) disruption: Option<Box<Condition>>,
+    /// Whether it has a condition `Ready`.
+    pub(crate) has_ready: bool,
+    /// Whether its condition `Ready` is false, and not merely unknown.
+    pub(crate) unready: bool,
+    /// Whether it would have to run elsewhere if its node went: not what has ended, nor what comes with every node.
+    pub(crate) counts: bool,
+    /// What it waits with, if no node has room for it.
+    pub(crate) waiting: Option<Box<Waiting>>,
+    /// The rest.
+    pub(crate) template: Arc<PodTemplate>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct PodMeta {
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) labels: Labels,
-    pub(crate) creation_timestamp: Option<Timestamp>,
-    pub(crate) deletion_timestamp: Option<Timestamp>,
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) owner_references: Box<[Owner]>,
-}
-
-/// The owner that manages a pod.
-#[derive(Debug, Default, Deserialize)]
+/// An owner of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Owner {
     pub(crate) api_version: SharedStr,
     pub(crate) kind: SharedStr,
     pub(crate) name: SharedStr,
     pub(crate) uid: SharedStr,
-    pub(crate) controller: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) controller: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) block_owner_deletion: Option<bool>,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct PodSpec {
-    pub(crate) node_name: SharedStr,
-    pub(crate) hostname: SharedStr,
-    pub(crate) subdomain: SharedStr,
-    /// The rest.
-    pub(crate) template: Arc<PodTemplate>,
+impl Owner {
+    /// Whether it is the one that manages the object.
+    pub(crate) fn controls(&self) -> bool {
+        self.controller == Some(true)
+    }
+
+    fn of(raw: &raw::Owner<'_>) -> Owner {
+        Owner {
+            api_version: SharedStr::new(&raw.api_version),
+            kind: SharedStr::new(&raw.kind),
+            name: SharedStr::new(&raw.name),
+            uid: SharedStr::new(&raw.uid),
+            controller: raw.controller,
+            block_owner_deletion: raw.block_owner_deletion,
+        }
+    }
 }
 
 /// What pods of one owner have in common: held once for all pods that have the same.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct PodTemplate {
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) tolerations: Box<[Toleration]>,
-    #[serde(deserialize_with = "or_default")]
+    pub(crate) tolerations: Box<[raw::Toleration]>,
     pub(crate) containers: Box<[Container]>,
-    #[serde(deserialize_with = "or_default")]
     pub(crate) init_containers: Box<[Container]>,
-    /// Of the pod as a whole.
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) resources: Resources,
-    /// Those that are claims; the others are passed over.
-    #[serde(deserialize_with = "claims")]
-    pub(crate) volumes: Box<[Volume]>,
+    /// What is asked for by the pod as a whole.
+    pub(crate) requests: Labels,
+    /// Its volumes that are claims: their names.
+    pub(crate) claims: Box<[SharedStr]>,
 }
 
-impl<'de> Deserialize<'de> for PodSpec {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PodSpec, D::Error> {
-        // Not flattened: that would copy the whole object first.
-        #[derive(Default, Deserialize)]
-        #[serde(rename_all = "camelCase", default)]
-        struct Raw {
-            node_name: SharedStr,
-            hostname: SharedStr,
-            subdomain: SharedStr,
-            #[serde(deserialize_with = "or_default")]
-            tolerations: Box<[Toleration]>,
-            #[serde(deserialize_with = "or_default")]
-            containers: Box<[Container]>,
-            #[serde(deserialize_with = "or_default")]
-            init_containers: Box<[Container]>,
-            #[serde(deserialize_with = "or_default")]
-            resources: Resources,
-            #[serde(deserialize_with = "claims")]
-            volumes: Box<[Volume]>,
+impl<'de> Deserialize<'de> for Pod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pod, D::Error> {
+        raw::Pod::deserialize(deserializer).map(Pod::of)
+    }
+}
+
+impl Pod {
+    fn of(raw: raw::Pod<'_>) -> Pod {
+        let plan = skep_plan::Pod::of(&raw);
+        let waiting = Waiting::of(&raw).map(Box::new);
+        let counts = !plan.is_over() && !machines::comes_with_every_node(&raw);
+        let raw::Pod { metadata, spec, status } = raw;
+        let condition = |kind: &'static str| status.conditions.iter().find(|c| &*c.kind == kind);
+        let ips = status.pod_ips.iter().filter_map(|a| a.ip.parse().ok());
+        let mut ips: Box<[IpAddr]> = ips.collect();
+        if ips.is_empty() {
+            ips = status.pod_ip.parse().into_iter().collect();
         }
-        let raw = Raw::deserialize(deserializer)?;
-        let template = PodTemplate {
-            tolerations: raw.tolerations,
-            containers: raw.containers,
-            init_containers: raw.init_containers,
-            resources: raw.resources,
-            volumes: raw.volumes,
-        };
-        Ok(PodSpec {
-            node_name: raw.node_name,
-            hostname: raw.hostname,
-            subdomain: raw.subdomain,
-            template: shared(template),
-        })
+        Pod {
+            plan,
+            meta: crate::gc::Meta::new(
+                metadata.owner_references.iter().map(Owner::of).collect(),
+                metadata.finalizers.0,
+                metadata.deletion_timestamp.is_some(),
+            ),
+            hostname: SharedStr::new(&spec.hostname),
+            subdomain: SharedStr::new(&spec.subdomain),
+            ips,
+            start_time: status.start_time,
+            disruption: condition("DisruptionTarget").map(|c| Box::new(Condition::of(c))),
+            has_ready: condition("Ready").is_some(),
+            unready: condition("Ready").is_some_and(|c| &*c.status == "False"),
+            counts,
+            waiting,
+            template: shared(PodTemplate::of(spec)),
+        }
+    }
+}
+
+impl PodTemplate {
+    fn of(spec: raw::Spec<'_>) -> PodTemplate {
+        let claim =
+            |v: &raw::Volume<'_>| v.persistent_volume_claim.as_ref().map(|c| SharedStr::new(&c.claim_name));
+        PodTemplate {
+            tolerations: spec.tolerations.0.into(),
+            containers: spec.containers.0.into_iter().map(Container::of).collect(),
+            init_containers: spec.init_containers.0.into_iter().map(Container::of).collect(),
+            requests: spec.resources.map(|r| r.requests).unwrap_or_default(),
+            claims: spec.volumes.iter().filter_map(claim).collect(),
+        }
     }
 }
 
@@ -158,98 +195,38 @@ impl PodTemplate {
     /// Equal templates have equal hashes; which is all that is asked of it, so it leaves out what seldom tells two apart.
     fn hash(&self) -> u64 {
         let mut hasher = FxHasher::default();
-        for t in &self.tolerations {
-            (&t.key, &t.operator, &t.value, &t.effect, t.toleration_seconds).hash(&mut hasher);
-        }
+        self.tolerations.hash(&mut hasher);
         for c in self.containers.iter().chain(&self.init_containers) {
-            (&c.name, &c.resources.requests, c.ports.len()).hash(&mut hasher);
+            (&c.name, &c.requests, c.ports.len()).hash(&mut hasher);
         }
-        for v in &self.volumes {
-            v.claim().hash(&mut hasher);
-        }
+        self.claims.hash(&mut hasher);
         hasher.finish()
     }
-}
 
-/// A volume of a pod.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Volume {
-    persistent_volume_claim: Option<ClaimSource>,
-}
-
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ClaimSource {
-    claim_name: Box<str>,
-}
-
-impl Volume {
-    /// The claim that it is, if it names one.
-    pub(crate) fn claim(&self) -> Option<&str> {
-        self.persistent_volume_claim.as_ref().map(|c| &*c.claim_name)
+    /// The containers that run as long as the pod does.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Container> {
+        let sidecars = self.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        self.containers.iter().chain(sidecars)
     }
 }
 
-fn claims<'de, D: Deserializer<'de>>(d: D) -> Result<Box<[Volume]>, D::Error> {
-    let mut all: Vec<Volume> = or_default(d)?;
-    all.retain(|v| v.persistent_volume_claim.is_some());
-    Ok(all.into())
-}
-
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Container {
     pub(crate) name: SharedStr,
     pub(crate) restart_policy: Option<SharedStr>,
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) ports: Box<[ContainerPort]>,
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) resources: Resources,
-}
-
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Resources {
-    #[serde(deserialize_with = "or_default")]
+    pub(crate) ports: Box<[raw::Port]>,
     pub(crate) requests: Labels,
 }
 
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct ContainerPort {
-    pub(crate) name: SharedStr,
-    pub(crate) container_port: i32,
-    pub(crate) protocol: SharedStr,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct PodStatus {
-    pub(crate) phase: SharedStr,
-    #[serde(rename = "podIP")]
-    pub(crate) pod_ip: Box<str>,
-    #[serde(rename = "podIPs", deserialize_with = "or_default")]
-    pub(crate) pod_ips: Box<[PodIp]>,
-    /// Those that somebody here looks at.
-    #[serde(deserialize_with = "conditions")]
-    pub(crate) conditions: Box<[Condition]>,
-    pub(crate) start_time: Option<Timestamp>,
-}
-
-/// Types of a pod's conditions that controllers look at: [`Pod::condition`] finds no others.
-const CONDITIONS: [&str; 2] = ["Ready", "DisruptionTarget"];
-
-fn conditions<'de, D: Deserializer<'de>>(d: D) -> Result<Box<[Condition]>, D::Error> {
-    let mut all: Vec<Condition> = or_default(d)?;
-    all.retain(|c| CONDITIONS.contains(&&*c.r#type));
-    Ok(all.into())
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct PodIp {
-    pub(crate) ip: Box<str>,
+impl Container {
+    fn of(raw: raw::Container<'_>) -> Container {
+        Container {
+            name: SharedStr::new(&raw.name),
+            restart_policy: raw.restart_policy.map(|p| SharedStr::new(&p)),
+            ports: raw.ports.0.into(),
+            requests: raw.resources.map(|r| r.requests).unwrap_or_default(),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -261,39 +238,73 @@ pub(crate) struct Condition {
     pub(crate) last_transition_time: Option<Timestamp>,
 }
 
+impl Condition {
+    fn of(raw: &raw::Condition<'_>) -> Condition {
+        Condition {
+            r#type: SharedStr::new(&raw.kind),
+            status: SharedStr::new(&raw.status),
+            reason: SharedStr::new(&raw.reason),
+            last_transition_time: raw.last_transition_time.map(Time::timestamp),
+        }
+    }
+}
+
 impl Pod {
-    pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
-        debug_assert!(CONDITIONS.contains(&kind), "conditions of the type {kind} are not held");
-        self.status.conditions.iter().find(|c| *c.r#type == *kind)
+    pub(crate) fn is_ready(&self) -> bool {
+        self.plan.ready
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        self.condition("Ready").is_some_and(|c| c.status == "True")
+    /// Since when its condition `Ready` is what it is.
+    pub(crate) fn ready_changed(&self) -> Option<Timestamp> {
+        self.plan.ready_changed.map(Time::timestamp)
     }
 
     /// All containers have ended for good.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(&*self.status.phase, "Succeeded" | "Failed")
+        self.plan.is_over()
     }
 
     pub(crate) fn is_deleting(&self) -> bool {
-        self.metadata.deletion_timestamp.is_some()
+        self.plan.deleted.is_some()
+    }
+
+    /// Its labels.
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.plan.labels
+    }
+
+    /// Where it runs; empty when it has no node yet.
+    pub(crate) fn node(&self) -> &str {
+        &self.plan.node
     }
 
     /// The owner that manages it.
     pub(crate) fn controller(&self) -> Option<&Owner> {
-        self.metadata.owner_references.iter().find(|o| o.controller)
+        self.meta.owner_references.iter().find(|o| o.controls())
     }
 }
 
 impl Kind for Pod {
     const RESOURCE: Resource = Resource::of::<k8s_openapi::api::core::v1::Pod>();
     fn indexes(builder: Builder<Pod>) -> Builder<Pod> {
-        builder.index(BY_NAMESPACE, |o, emit| emit(&o.key.namespace)).index(BY_NODE, |o, emit| {
-            if !o.spec.node_name.is_empty() {
-                emit(&o.spec.node_name);
-            }
-        })
+        builder
+            .index(BY_NAMESPACE, |o, emit| emit(&o.key.namespace))
+            .index(BY_NODE, |o, emit| {
+                if !o.node().is_empty() {
+                    emit(o.node());
+                }
+            })
+            .index(BY_OWNER, |o, emit| {
+                o.meta.owner_references.iter().for_each(|owner| emit(&owner.uid));
+                if o.plan.controller.is_none() {
+                    emit(&orphans_of(&o.key.namespace));
+                }
+            })
+            .index(WAITING, |o, emit| {
+                if o.waiting.is_some() {
+                    emit(YES);
+                }
+            })
     }
 }
 
@@ -462,11 +473,10 @@ mod tests {
             .unwrap()
         };
         let (a, b, c) = (pod("a", "1"), pod("b", "1"), pod("c", "2"));
-        assert!(Arc::ptr_eq(&a.spec.template, &b.spec.template));
-        assert!(!Arc::ptr_eq(&a.spec.template, &c.spec.template));
-        assert_eq!((&*a.spec.node_name, &*b.spec.node_name), ("a", "b"));
-        assert_eq!(a.spec.template.volumes.len(), 1);
-        assert_eq!(a.status.conditions.len(), 1);
-        assert!(a.is_ready());
+        assert!(Arc::ptr_eq(&a.template, &b.template));
+        assert!(!Arc::ptr_eq(&a.template, &c.template));
+        assert_eq!((a.node(), b.node()), ("a", "b"));
+        assert_eq!(a.template.claims.len(), 1);
+        assert!(a.is_ready() && a.has_ready && !a.unready);
     }
 }

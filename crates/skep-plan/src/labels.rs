@@ -4,11 +4,15 @@ use std::fmt;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use skep_base::SharedStr;
+
+use crate::raw::Text;
 
 /// Labels in one allocation, sorted by key: `key\0value\0key\0value\0`. Neither part can hold a NUL byte (label
-/// syntax), so nothing needs escaping; a pod has about three, and finding one by walking is as fast as any map.
+/// syntax), so nothing needs escaping; a pod has about three, and finding one by walking is as fast as any map. Equal ones,
+/// as the pods of one owner have them, share their memory.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Labels(Box<str>);
+pub struct Labels(SharedStr);
 
 impl Labels {
     /// The value of a label.
@@ -59,7 +63,7 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Labels {
             text.push_str(value);
             text.push('\0');
         }
-        Labels(text.into_boxed_str())
+        Labels(SharedStr::new(&text))
     }
 }
 
@@ -86,15 +90,14 @@ impl<'de> Deserialize<'de> for Labels {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
-                let mut pairs: Vec<(String, String)> = Vec::new();
-                while let Some((key, value)) = map.next_entry::<String, Option<String>>()? {
-                    let value = value.unwrap_or_default();
+                let mut pairs: Vec<(Text<'de>, Text<'de>)> = Vec::new();
+                while let Some((key, value)) = map.next_entry::<Text<'de>, Text<'de>>()? {
                     if key.contains('\0') || value.contains('\0') {
                         return Err(serde::de::Error::custom("a label holds a NUL byte"));
                     }
                     pairs.push((key, value));
                 }
-                Ok(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect())
+                Ok(pairs.iter().map(|(k, v)| (&**k, &**v)).collect())
             }
 
             fn visit_unit<E>(self) -> Result<Labels, E> {

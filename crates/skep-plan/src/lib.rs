@@ -22,6 +22,7 @@ pub mod labels;
 pub mod machines;
 pub mod meta;
 pub mod pod;
+pub mod raw;
 pub mod refs;
 pub mod replicaset;
 pub mod revision;

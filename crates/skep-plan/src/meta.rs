@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
+use skep_base::SharedStr;
 
 use crate::labels::Labels;
 use crate::time::Time;
@@ -158,7 +159,7 @@ impl OwnerKind {
         }
     }
 
-    fn of(api_version: &str, kind: &str) -> OwnerKind {
+    pub(crate) fn of(api_version: &str, kind: &str) -> OwnerKind {
         let known = [
             OwnerKind::Deployment,
             OwnerKind::ReplicaSet,
@@ -169,7 +170,9 @@ impl OwnerKind {
             OwnerKind::CronJob,
         ];
         // The version may differ from the one used here; the group may not.
-        let group = |text: &str| text.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
+        fn group(text: &str) -> &str {
+            text.rsplit_once('/').map_or("", |(group, _)| group)
+        }
         let same = |k: &OwnerKind| k.name() == kind && group(k.api_version()) == group(api_version);
         known.into_iter().find(same).unwrap_or(OwnerKind::Other)
     }
@@ -181,7 +184,7 @@ pub struct ControllerRef {
     /// Its kind.
     pub kind: OwnerKind,
     /// Its name.
-    pub name: Box<str>,
+    pub name: SharedStr,
     /// Its uid.
     pub uid: Uid,
 }
@@ -275,7 +278,7 @@ pub(crate) struct RawOwner {
     #[serde(default)]
     kind: String,
     #[serde(default)]
-    name: Box<str>,
+    name: SharedStr,
     #[serde(default)]
     uid: Uid,
     #[serde(default)]

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
+use skep_base::SharedStr;
 
 use crate::labels::Labels;
-use crate::meta::{ControllerRef, OwnerKind, RawOwner, Uid, controller_of};
+use crate::meta::{ControllerRef, OwnerKind, Uid};
+use crate::raw;
 use crate::time::Time;
 
 /// The finalizer with which a Job makes sure that it counts each of its pods.
@@ -53,7 +55,7 @@ pub struct Pod {
     /// `metadata.deletionTimestamp`.
     pub deleted: Option<Time>,
     /// `spec.nodeName`; empty when not placed.
-    pub node: Box<str>,
+    pub node: SharedStr,
     /// `status.phase`.
     pub phase: Phase,
     /// Whether its condition `Ready` is true.
@@ -82,7 +84,7 @@ pub struct More {
     /// Job: failures of this index before it that were ignored.
     pub index_ignored_failures: Option<i32>,
     /// Job: types of its conditions, with their status.
-    pub conditions: Vec<(Box<str>, Box<str>)>,
+    pub conditions: Vec<(SharedStr, SharedStr)>,
     /// Job: containers that ended badly, init containers last.
     pub failed: Vec<Failed>,
     /// Job: when it came to its end, by the best that is known.
@@ -247,286 +249,128 @@ fn younger_first(a: Option<Time>, b: Option<Time>, pods: (&Pod, &Pod), now: Time
     }
 }
 
-#[derive(Deserialize)]
-struct RawPod {
-    metadata: RawPodMeta,
-    #[serde(default)]
-    spec: RawSpec,
-    #[serde(default)]
-    status: RawStatus,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawPodMeta {
-    #[serde(default)]
-    name: Box<str>,
-    #[serde(default)]
-    uid: Uid,
-    #[serde(default)]
-    labels: Option<Labels>,
-    #[serde(default)]
-    annotations: Option<RawAnnotations>,
-    #[serde(default)]
-    owner_references: Option<Vec<RawOwner>>,
-    #[serde(default)]
-    finalizers: Option<Vec<String>>,
-    #[serde(default)]
-    creation_timestamp: Option<Time>,
-    #[serde(default)]
-    deletion_timestamp: Option<Time>,
-    #[serde(default)]
-    deletion_grace_period_seconds: Option<i64>,
-}
-
-#[derive(Default, Deserialize)]
-struct RawAnnotations {
-    #[serde(default, rename = "controller.kubernetes.io/pod-deletion-cost")]
-    deletion_cost: Option<String>,
-    #[serde(default, rename = "batch.kubernetes.io/job-completion-index")]
-    index: Option<String>,
-    #[serde(default, rename = "batch.kubernetes.io/job-index-failure-count")]
-    index_failures: Option<String>,
-    #[serde(default, rename = "batch.kubernetes.io/job-index-ignored-failure-count")]
-    index_ignored_failures: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawSpec {
-    #[serde(default)]
-    node_name: Box<str>,
-    #[serde(default)]
-    init_containers: Option<Vec<RawInit>>,
-    #[serde(default)]
-    volumes: Option<Vec<RawVolume>>,
-    #[serde(default)]
-    affinity: Option<RawAffinity>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawInit {
-    #[serde(default)]
-    name: Box<str>,
-    #[serde(default)]
-    restart_policy: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawVolume {
-    #[serde(default)]
-    name: Box<str>,
-    #[serde(default)]
-    persistent_volume_claim: Option<RawClaim>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawClaim {
-    #[serde(default)]
-    claim_name: Box<str>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawAffinity {
-    #[serde(default)]
-    node_affinity: Option<RawNodeAffinity>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawNodeAffinity {
-    #[serde(default, rename = "requiredDuringSchedulingIgnoredDuringExecution")]
-    required: Option<RawNodeSelector>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawNodeSelector {
-    #[serde(default)]
-    node_selector_terms: Vec<RawTerm>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawTerm {
-    #[serde(default)]
-    match_fields: Option<Vec<RawField>>,
-}
-
-#[derive(Deserialize)]
-struct RawField {
-    #[serde(default)]
-    key: String,
-    #[serde(default)]
-    operator: String,
-    #[serde(default)]
-    values: Option<Vec<Box<str>>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawStatus {
-    #[serde(default)]
-    phase: Option<String>,
-    #[serde(default)]
-    conditions: Option<Vec<RawCondition>>,
-    #[serde(default)]
-    container_statuses: Option<Vec<RawContainer>>,
-    #[serde(default)]
-    init_container_statuses: Option<Vec<RawContainer>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawCondition {
-    #[serde(rename = "type", default)]
-    kind: Box<str>,
-    #[serde(default)]
-    status: Box<str>,
-    #[serde(default)]
-    last_transition_time: Option<Time>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawContainer {
-    #[serde(default)]
-    name: Box<str>,
-    #[serde(default)]
-    restart_count: i32,
-    #[serde(default)]
-    state: Option<RawState>,
-}
-
-#[derive(Deserialize)]
-struct RawState {
-    #[serde(default)]
-    terminated: Option<RawTerminated>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawTerminated {
-    #[serde(default)]
-    exit_code: i32,
-    #[serde(default)]
-    finished_at: Option<Time>,
-}
-
 impl<'de> Deserialize<'de> for Pod {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pod, D::Error> {
-        let RawPod { metadata: meta, spec, status } = RawPod::deserialize(deserializer)?;
-        let annotations = meta.annotations.unwrap_or_default();
-        let conditions = status.conditions.unwrap_or_default();
-        let ready = conditions.iter().find(|c| &*c.kind == "Ready");
+        raw::Pod::deserialize(deserializer).map(|raw| Pod::of(&raw))
+    }
+}
+
+impl Pod {
+    /// What planners read of a pod.
+    #[must_use]
+    pub fn of(raw: &raw::Pod<'_>) -> Pod {
+        let raw::Pod { metadata: meta, spec, status } = raw;
+        let nothing = raw::Annotations::default();
+        let annotations = meta.annotations.as_ref().unwrap_or(&nothing);
+        let ready = status.conditions.iter().find(|c| &*c.kind == "Ready");
         let ready_changed = ready.and_then(|c| c.last_transition_time);
-        let is_ready = ready.is_some_and(|c| &*c.status == "True");
-        let ready_is_false = ready.is_some_and(|c| &*c.status == "False");
-        let containers = status.container_statuses.unwrap_or_default();
-        let init_containers = status.init_container_statuses.unwrap_or_default();
-        let sidecars: Vec<Box<str>> = spec
-            .init_containers
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|c| c.restart_policy.as_deref() == Some("Always"))
-            .map(|c| c.name)
-            .collect();
+        let (containers, init_containers) = (&status.container_statuses, &status.init_container_statuses);
+        let is_sidecar = |name: &str| {
+            let always = |c: &&raw::Container<'_>| c.restart_policy.as_deref().is_some_and(|p| p == "Always");
+            spec.init_containers.iter().filter(always).any(|c| *c.name == *name)
+        };
         let restarts = containers.iter().map(|c| c.restart_count).max().unwrap_or(0);
         let sidecar_restarts = init_containers
             .iter()
-            .filter(|c| sidecars.contains(&c.name))
+            .filter(|c| is_sidecar(&c.name))
             .map(|c| c.restart_count)
             .max()
             .unwrap_or(0);
-        let deletion_cost = annotations.deletion_cost.as_deref().and_then(deletion_cost).unwrap_or(0);
-        let controller = controller_of(meta.owner_references);
+        let controller = meta.owner_references.iter().find(|o| o.controller == Some(true));
+        let controller = controller.map(|o| ControllerRef {
+            kind: OwnerKind::of(&o.api_version, &o.kind),
+            name: SharedStr::new(&o.name),
+            uid: Uid::new(&o.uid),
+        });
         let kind = controller.as_ref().map(|c| c.kind);
         let reads = |owner: OwnerKind| kind.is_none() || kind == Some(owner);
 
         let mut more = More::default();
         if reads(OwnerKind::Job) {
-            let number = |text: Option<String>| text.and_then(|t| t.parse().ok());
-            more.tracked = meta.finalizers.unwrap_or_default().iter().any(|f| f == JOB_TRACKING_FINALIZER);
-            more.index = number(annotations.index).filter(|i| *i >= 0);
-            more.index_failures = number(annotations.index_failures);
-            more.index_ignored_failures = number(annotations.index_ignored_failures);
-            more.conditions = conditions.into_iter().map(|c| (c.kind, c.status)).collect();
-            more.finished = finished(&containers, &init_containers, &sidecars)
-                .or(ready_changed.filter(|_| ready_is_false))
+            let number = |text: &Option<raw::Text<'_>>| text.as_ref().and_then(|t| t.parse().ok());
+            more.tracked = meta.finalizers.iter().any(|f| **f == *JOB_TRACKING_FINALIZER);
+            more.index = number(&annotations.index).filter(|i| *i >= 0);
+            more.index_failures = number(&annotations.index_failures);
+            more.index_ignored_failures = number(&annotations.index_ignored_failures);
+            more.conditions = status
+                .conditions
+                .iter()
+                .map(|c| (SharedStr::new(&c.kind), SharedStr::new(&c.status)))
+                .collect();
+            more.finished = finished(containers, init_containers, is_sidecar)
+                .or(ready_changed.filter(|_| ready.is_some_and(|c| &*c.status == "False")))
                 .or(meta
                     .deletion_timestamp
                     .map(|t| t.plus_seconds(-meta.deletion_grace_period_seconds.unwrap_or(0))))
                 .or(meta.creation_timestamp);
-            more.all_restarts = containers.iter().chain(&init_containers).map(|c| c.restart_count).sum();
-            more.failed = containers.into_iter().chain(init_containers).filter_map(failed).collect();
+            more.all_restarts = containers.iter().chain(init_containers).map(|c| c.restart_count).sum();
+            more.failed = containers.iter().chain(init_containers).filter_map(failed).collect();
         }
         if reads(OwnerKind::StatefulSet) {
-            more.claims = spec
-                .volumes
-                .unwrap_or_default()
-                .into_iter()
-                .filter_map(|v| Some((v.name, v.persistent_volume_claim?.claim_name)))
-                .collect();
+            let claim = |v: &raw::Volume<'_>| {
+                Some(((&*v.name).into(), (&*v.persistent_volume_claim.as_ref()?.claim_name).into()))
+            };
+            more.claims = spec.volumes.iter().filter_map(claim).collect();
         }
         if reads(OwnerKind::DaemonSet) {
-            more.target_node = spec.affinity.and_then(target_node);
+            more.target_node = spec.affinity.as_ref().and_then(target_node);
         }
-        let more = (more != More::default()).then(|| Box::new(more));
-        Ok(Pod {
-            name: meta.name,
-            uid: meta.uid,
-            labels: meta.labels.unwrap_or_default(),
+        Pod {
+            name: (&*meta.name).into(),
+            uid: Uid::new(&meta.uid),
+            labels: meta.labels.clone(),
             controller,
             created: meta.creation_timestamp,
             deleted: meta.deletion_timestamp,
-            node: spec.node_name,
-            phase: match status.phase.as_deref() {
-                Some("Pending") => Phase::Pending,
-                Some("Running") => Phase::Running,
-                Some("Succeeded") => Phase::Succeeded,
-                Some("Failed") => Phase::Failed,
-                Some("Unknown") => Phase::Unknown,
+            node: SharedStr::new(&spec.node_name),
+            phase: match &*status.phase {
+                "Pending" => Phase::Pending,
+                "Running" => Phase::Running,
+                "Succeeded" => Phase::Succeeded,
+                "Failed" => Phase::Failed,
+                "Unknown" => Phase::Unknown,
                 _ => Phase::None,
             },
-            ready: is_ready,
+            ready: ready.is_some_and(|c| &*c.status == "True"),
             ready_changed,
             restarts,
             sidecar_restarts,
-            deletion_cost,
-            more,
-        })
+            deletion_cost: annotations.deletion_cost.as_deref().and_then(deletion_cost).unwrap_or(0),
+            more: (more != More::default()).then(|| Box::new(more)),
+        }
     }
 }
 
-fn failed(status: RawContainer) -> Option<Failed> {
-    let terminated = status.state?.terminated?;
-    (terminated.exit_code != 0).then_some(Failed { container: status.name, exit_code: terminated.exit_code })
+fn failed(status: &raw::ContainerStatus<'_>) -> Option<Failed> {
+    let terminated = status.state.as_ref()?.terminated.as_ref()?;
+    (terminated.exit_code != 0)
+        .then(|| Failed { container: (&*status.name).into(), exit_code: terminated.exit_code })
 }
 
 /// When the last container ended, if all have: those of the pod, and the init containers that keep running.
-fn finished(containers: &[RawContainer], init: &[RawContainer], sidecars: &[Box<str>]) -> Option<Time> {
-    let end = |c: &RawContainer| c.state.as_ref()?.terminated.as_ref()?.finished_at;
+fn finished(
+    containers: &[raw::ContainerStatus<'_>],
+    init: &[raw::ContainerStatus<'_>],
+    is_sidecar: impl Fn(&str) -> bool,
+) -> Option<Time> {
+    let end = |c: &raw::ContainerStatus<'_>| c.state.as_ref()?.terminated.as_ref()?.finished_at;
     let mut latest = None;
     for container in containers {
         latest = latest.max(Some(end(container)?));
     }
-    for sidecar in init.iter().filter(|c| sidecars.contains(&c.name)) {
+    for sidecar in init.iter().filter(|c| is_sidecar(&c.name)) {
         latest = latest.max(Some(end(sidecar)?));
     }
     latest
 }
 
 /// The one node that the first term of a required affinity names.
-fn target_node(affinity: RawAffinity) -> Option<Box<str>> {
-    let terms = affinity.node_affinity?.required?.node_selector_terms;
-    let fields = terms.into_iter().filter_map(|t| t.match_fields).flatten();
-    let names = |f: RawField| (f.key == "metadata.name" && f.operator == "In").then_some(f.values?);
-    let mut values = fields.filter_map(names).find(|v| v.len() == 1)?;
-    values.pop()
+fn target_node(affinity: &raw::Affinity<'_>) -> Option<Box<str>> {
+    let terms = &affinity.node_affinity.as_ref()?.required.as_ref()?.node_selector_terms;
+    let names =
+        |f: &&raw::Requirement<'_>| &*f.key == "metadata.name" && &*f.operator == "In" && f.values.len() == 1;
+    let field = terms.iter().flat_map(|t| &t.match_fields).find(names)?;
+    Some((&**field.values.first()?).into())
 }
 
 /// What a pod costs when its owner has too many (an annotation; lower goes first): a whole number without plus sign and leading zeros; anything else costs nothing.

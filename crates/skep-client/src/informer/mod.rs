@@ -41,6 +41,7 @@ use crate::client::{Client, DeleteParams, Patch, encode};
 use crate::error::Error;
 use crate::object::{Head, ObjectKey};
 use crate::path::{ObjectPath, Resource, Tenants};
+use crate::watch::Change;
 
 /// What an informer can hold: every lean struct that can be read off an object.
 pub trait View: DeserializeOwned + Send + Sync + 'static {}
@@ -428,8 +429,33 @@ impl<V: View> Informer<V> {
         }
     }
 
+    /// Reads an object off an event, unless the copy has it already as it is there: the answer to a write of this process was
+    /// faster. Then its key and revision.
+    fn decode_newer(
+        &self,
+        change: Change,
+        bytes: &[u8],
+    ) -> Result<Result<Object<V>, (ObjectKey, Revision)>, Error> {
+        let head = Head::read(bytes)?;
+        let key = self.key(&head, None)?;
+        if change != Change::Deleted {
+            let copy = self.inner.copy.read();
+            let known =
+                copy.store.get(&key).is_some_and(|o| o.revision >= head.revision() && *o.uid == *head.uid);
+            if known {
+                return Ok(Err((key, head.revision())));
+            }
+        }
+        Self::read(bytes, &head, key).map(Ok)
+    }
+
     fn decode(&self, bytes: &[u8], tenant: Option<&TenantName>) -> Result<Object<V>, Error> {
         let head = Head::read(bytes)?;
+        let key = self.key(&head, tenant)?;
+        Self::read(bytes, &head, key)
+    }
+
+    fn key(&self, head: &Head<'_>, tenant: Option<&TenantName>) -> Result<ObjectKey, Error> {
         let tenant = match (tenant, &self.inner.selection.tenants) {
             (Some(tenant), _) | (None, Tenants::One(tenant)) => tenant.clone(),
             (None, Tenants::Own) => self.inner.client.home().clone(),
@@ -440,18 +466,17 @@ impl<V: View> Informer<V> {
                 self.tenant_name(name)?
             }
         };
-        let view = serde_json::from_slice(bytes)
-            .map_err(|e| Error::Answer(format!("{} {}: {e}", tenant, head.name)))?;
-        Ok(Object {
-            key: ObjectKey {
-                tenant,
-                namespace: skep_base::SharedStr::new(&head.namespace).into(),
-                name: head.name.as_ref().into(),
-            },
-            uid: head.uid.as_ref().into(),
-            revision: head.revision(),
-            view,
+        Ok(ObjectKey {
+            tenant,
+            namespace: skep_base::SharedStr::new(&head.namespace).into(),
+            name: head.name.as_ref().into(),
         })
+    }
+
+    fn read(bytes: &[u8], head: &Head<'_>, key: ObjectKey) -> Result<Object<V>, Error> {
+        let view = serde_json::from_slice(bytes)
+            .map_err(|e| Error::Answer(format!("{} {}: {e}", key.tenant, key.name)))?;
+        Ok(Object { key, uid: head.uid.as_ref().into(), revision: head.revision(), view })
     }
 
     /// The name, sharing its memory with the copy's where the tenant has an object already.

@@ -237,8 +237,15 @@ impl<V: View> Informer<V> {
     }
 
     fn apply(&self, change: Change, bytes: &[u8], seen: Option<&mut Seen>) {
-        let object = match self.decode(bytes, None) {
-            Ok(object) => object,
+        let object = match self.decode_newer(change, bytes) {
+            Ok(Ok(object)) => object,
+            Ok(Err((key, revision))) => {
+                match seen {
+                    Some(seen) => seen.note(&key),
+                    None => self.advance(revision),
+                }
+                return;
+            }
             Err(error) => {
                 // The others are worth more than this one, and a defect in a view must show.
                 self.count(|c| &c.unreadable);

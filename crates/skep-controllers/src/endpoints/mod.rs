@@ -5,8 +5,6 @@ pub(crate) mod slice_plan;
 pub(crate) mod slices;
 pub(crate) mod subsets;
 
-use std::net::IpAddr;
-
 use skep_client::{Event, Informer, Level, Object, ObjectKey};
 
 use crate::Enqueue;
@@ -25,45 +23,33 @@ fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
         TargetPort::Number(number) => return Some(*number),
         TargetPort::Name(name) => name,
     };
-    let sidecars =
-        pod.spec.template.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    pod.spec
-        .template
-        .containers
-        .iter()
-        .chain(sidecars)
+    pod.template
+        .running()
         .flat_map(|c| &c.ports)
-        .find(|p| p.name == *name && p.protocol == port.protocol)
+        .find(|p| p.name.as_deref() == Some(name) && p.protocol.as_deref() == Some(&port.protocol))
         .map(|p| p.container_port)
-}
-
-/// The pod's addresses.
-fn addresses(pod: &Pod) -> Vec<IpAddr> {
-    let all = pod.status.pod_ips.iter().map(|ip| &*ip.ip);
-    let all: Vec<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
-    if all.is_empty() { pod.status.pod_ip.parse().into_iter().collect() } else { all }
 }
 
 /// Whether the pod belongs into endpoints at all.
 fn belongs(pod: &Pod, with_terminating: bool) -> bool {
-    !pod.is_over() && !addresses(pod).is_empty() && (with_terminating || !pod.is_deleting())
+    !pod.is_over() && !pod.ips.is_empty() && (with_terminating || !pod.is_deleting())
 }
 
 /// Whether the endpoint has the pod's hostname.
 fn sets_hostname(pod: &Object<Pod>, service: &ObjectKey) -> bool {
-    !pod.spec.hostname.is_empty() && *pod.spec.subdomain == *service.name
+    !pod.hostname.is_empty() && *pod.subdomain == *service.name
 }
 
 /// Whether a change of a pod means anything for endpoints.
 fn matters(old: &Pod, new: &Pod) -> bool {
-    old.metadata.labels != new.metadata.labels
-        || old.spec.hostname != new.spec.hostname
-        || old.spec.subdomain != new.spec.subdomain
-        || old.spec.node_name != new.spec.node_name
+    old.labels() != new.labels()
+        || old.hostname != new.hostname
+        || old.subdomain != new.subdomain
+        || old.node() != new.node()
         || old.is_deleting() != new.is_deleting()
         || old.is_ready() != new.is_ready()
         || old.is_over() != new.is_over()
-        || addresses(old) != addresses(new)
+        || old.ips != new.ips
 }
 
 /// Has the services that select a pod looked at when it changes in a way that matters to them.
@@ -78,9 +64,8 @@ fn follow_pods(pods: &Informer<Pod>, services: &Informer<Service>, enqueue: &Enq
         };
         let key = &event.object().key;
         for service in services.by_index(BY_NAMESPACE, &key.tenant, &key.namespace) {
-            let selects = |pod: Option<&std::sync::Arc<Object<Pod>>>| {
-                pod.is_some_and(|p| service.selects(&p.metadata.labels))
-            };
+            let selects =
+                |pod: Option<&std::sync::Arc<Object<Pod>>>| pod.is_some_and(|p| service.selects(p.labels()));
             if selects(old) || selects(new) {
                 enqueue.add(&service.key, level);
             }
@@ -92,7 +77,7 @@ fn follow_pods(pods: &Informer<Pod>, services: &Informer<Service>, enqueue: &Enq
 fn selected(pods: &Informer<Pod>, service: &Object<Service>) -> Vec<std::sync::Arc<Object<Pod>>> {
     let key = &service.key;
     let mut all = pods.by_index(BY_NAMESPACE, &key.tenant, &key.namespace);
-    all.retain(|pod| service.selects(&pod.metadata.labels));
+    all.retain(|pod| service.selects(pod.labels()));
     all.sort_by(|a, b| a.key.name.cmp(&b.key.name));
     all
 }

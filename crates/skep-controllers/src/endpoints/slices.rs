@@ -322,14 +322,13 @@ fn endpoint(
     address_type: &str,
 ) -> Option<Endpoint> {
     let of_type = |ip: &IpAddr| ip.is_ipv6() == (address_type == "IPv6");
-    let addresses: Vec<String> =
-        super::addresses(pod).iter().filter(|ip| of_type(ip)).map(IpAddr::to_string).collect();
+    let addresses: Vec<String> = pod.ips.iter().filter(|ip| of_type(ip)).map(IpAddr::to_string).collect();
     if addresses.is_empty() {
         return None;
     }
     let (serving, terminating) = (pod.is_ready(), pod.is_deleting());
     let ready = service.spec.publish_not_ready_addresses || (serving && !terminating);
-    let node = &*pod.spec.node_name;
+    let node = pod.node();
     Some(Endpoint {
         addresses,
         conditions: Some(EndpointConditions {
@@ -338,7 +337,7 @@ fn endpoint(
             terminating: Some(terminating),
         }),
         hints: hints(service, zone, node, ready),
-        hostname: sets_hostname(pod, &service.key).then(|| pod.spec.hostname.to_string()),
+        hostname: sets_hostname(pod, &service.key).then(|| pod.hostname.to_string()),
         node_name: (!node.is_empty()).then(|| node.to_owned()),
         zone: zone.map(str::to_owned),
         target_ref: Some(ObjectReference {
@@ -359,10 +358,8 @@ impl Slices {
             return Ok(Next::Wait);
         }
         let pods = selected(&self.pods, &service);
-        let ready_since: FxHashMap<&str, Timestamp> = pods
-            .iter()
-            .filter_map(|p| Some((&*p.uid, p.condition("Ready")?.last_transition_time?)))
-            .collect();
+        let ready_since: FxHashMap<&str, Timestamp> =
+            pods.iter().filter_map(|p| Some((&*p.uid, p.ready_changed()?))).collect();
         let made = service.metadata.creation_timestamp;
         let trigger = |old: &[Endpoint], new: &[Endpoint]| {
             let of = |e: &Endpoint| ready_since.get(e.target_ref.as_ref()?.uid.as_deref()?).copied();
@@ -386,10 +383,10 @@ impl Slices {
         for address_type in types {
             let mut desired: Vec<(Vec<EndpointPort>, Vec<Endpoint>)> = Vec::new();
             for pod in pods.iter().filter(|p| belongs(p, true)) {
-                let node_key = ObjectKey::new(&key.tenant, "", &pod.spec.node_name);
+                let node_key = ObjectKey::new(&key.tenant, "", pod.node());
                 let node = self.nodes.get(&node_key);
                 if node.is_none() && !service.spec.publish_not_ready_addresses {
-                    missing_node = Some(pod.spec.node_name.clone());
+                    missing_node = Some(pod.plan.node.clone());
                     continue;
                 }
                 let zone = node.as_ref().and_then(|n| n.metadata.labels.get(ZONE)).filter(|z| !z.is_empty());

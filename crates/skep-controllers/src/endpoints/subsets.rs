@@ -1,7 +1,6 @@
 //! The old Endpoints of services.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -135,7 +134,7 @@ fn subsets(service: &Object<Service>, pods: &[Arc<Object<Pod>>]) -> Vec<Endpoint
     };
     let mut all = Vec::new();
     for pod in pods.iter().filter(|p| belongs(p, early)) {
-        let Some(ip) = super::addresses(pod).into_iter().find(|ip: &IpAddr| ip.is_ipv6() == v6) else {
+        let Some(ip) = pod.ips.iter().find(|ip| ip.is_ipv6() == v6) else {
             continue;
         };
         if service.spec.ports.is_empty() && !service.is_headless() {
@@ -159,8 +158,8 @@ fn subsets(service: &Object<Service>, pods: &[Arc<Object<Pod>>]) -> Vec<Endpoint
         }
         let address = EndpointAddress {
             ip: ip.to_string(),
-            hostname: sets_hostname(pod, &service.key).then(|| pod.spec.hostname.to_string()),
-            node_name: (!pod.spec.node_name.is_empty()).then(|| pod.spec.node_name.to_string()),
+            hostname: sets_hostname(pod, &service.key).then(|| pod.hostname.to_string()),
+            node_name: (!pod.node().is_empty()).then(|| pod.node().to_owned()),
             target_ref: Some(ObjectReference {
                 kind: Some("Pod".to_owned()),
                 namespace: Some(pod.key.namespace.to_string()),

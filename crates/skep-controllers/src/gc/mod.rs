@@ -1,6 +1,6 @@
 //! Garbage collection: what becomes of objects whose owners go, and of owners that wait for their dependents.
 //!
-//! One informer per kind holds the metadata of all objects of all tenants; an index leads from an owner's uid to its
+//! One informer per kind holds the metadata of all objects of all tenants (of pods it is the one that all controllers share); an index leads from an owner's uid to its
 //! dependents. The copies only raise the question: before anything is deleted or changed, the object and its owners are
 //! read from the API server. Before an owner that waits for its dependents, or leaves them behind, is let go, kinds whose
 //! copies are older than its deletion are asked whether they have dependents that the copies do not show. An owner is looked for in the dependent's own tenant and namespace (or cluster-wide),
@@ -19,15 +19,18 @@ use parking_lot::RwLock;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 use serde_json::json;
+use skep_base::{Revision, TenantName};
 use skep_client::{
     Client, DeleteParams, Error, Event, Informer, Level, List, ListParams, Object, ObjectKey, ObjectPath,
-    Patch, Resource, Selection, Tenants,
+    Patch, Resource, Selection, Tenants, View,
 };
 use tokio::task::JoinSet;
 
-use self::plan::{Dependent, Meta, ORPHAN, Owner, OwnerRef, Plan};
+pub(crate) use self::plan::Meta;
+use self::plan::{Dependent, ORPHAN, Owner, Plan};
 use crate::discovery::{self, Served};
-use crate::{Controller, Enqueue, Next, Setup, SyncError};
+use crate::views::{BY_OWNER, Owner as OwnerRef, Pod};
+use crate::{Controller, Enqueue, Kind, Next, Setup, SyncError};
 
 /// As upstream's.
 const NAME: &str = "garbage-collector-controller";
@@ -50,9 +53,6 @@ const KINDS_AT_ONCE: usize = 8;
 const PAGE: u32 = 500;
 /// When an owner is looked at again whose dependents are on their way into the copies: they are there in a moment.
 const UNSEEN_RETRY: Duration = Duration::from_millis(20);
-
-/// The index of dependents by owner uid.
-const BY_OWNER: &str = "owner";
 
 /// Kinds that are never collected: they own nothing, are owned by nothing, and change all the time.
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
@@ -86,15 +86,79 @@ struct Live {
     meta: Meta,
 }
 
+/// What garbage collection reads of an object, in whatever view it is held.
+trait Held: View {
+    fn meta(&self) -> &Meta;
+}
+
+impl Held for Item {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+impl Held for Pod {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+}
+
+/// An object in some copy.
+trait Known: Send + Sync {
+    fn key(&self) -> &ObjectKey;
+    fn uid(&self) -> &str;
+    fn revision(&self) -> Revision;
+    fn meta(&self) -> &Meta;
+}
+
+impl<V: Held> Known for Object<V> {
+    fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+    fn uid(&self) -> &str {
+        &self.uid
+    }
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+    fn meta(&self) -> &Meta {
+        self.view.meta()
+    }
+}
+
+/// The copies of one kind: an informer of its own, or of pods the one that all controllers share.
+trait Copies: Send + Sync {
+    fn has_synced(&self) -> bool;
+    fn position(&self) -> Revision;
+    fn get(&self, key: &ObjectKey) -> Option<Arc<dyn Known>>;
+    /// Those that refer to an owner.
+    fn owned_by(&self, tenant: &TenantName, uid: &str) -> Vec<Arc<dyn Known>>;
+}
+
+impl<V: Held> Copies for Informer<V> {
+    fn has_synced(&self) -> bool {
+        Informer::has_synced(self)
+    }
+    fn position(&self) -> Revision {
+        Informer::position(self)
+    }
+    fn get(&self, key: &ObjectKey) -> Option<Arc<dyn Known>> {
+        Informer::get(self, key).map(|o| -> Arc<dyn Known> { o })
+    }
+    fn owned_by(&self, tenant: &TenantName, uid: &str) -> Vec<Arc<dyn Known>> {
+        self.by_index(BY_OWNER, tenant, uid).into_iter().map(|o| -> Arc<dyn Known> { o }).collect()
+    }
+}
+
 struct Monitor {
     served: Served,
-    informer: Informer<Item>,
+    copies: Box<dyn Copies>,
     since: Instant,
 }
 
 impl Monitor {
     fn is_settled(&self) -> bool {
-        self.informer.has_synced() || self.since.elapsed() > SYNC_PATIENCE
+        self.copies.has_synced() || self.since.elapsed() > SYNC_PATIENCE
     }
 }
 
@@ -110,6 +174,8 @@ struct Monitors {
 pub(crate) struct GarbageCollector {
     client: Client,
     enqueue: Enqueue,
+    /// The manager runs it.
+    pods: Informer<Pod>,
     monitors: RwLock<Monitors>,
 }
 
@@ -131,6 +197,7 @@ impl GarbageCollector {
         let gc = Arc::new(GarbageCollector {
             client: setup.client().clone(),
             enqueue: setup.enqueue(NAME),
+            pods: setup.informer::<Pod>(),
             monitors: RwLock::default(),
         });
         setup.background(gc.clone().discover());
@@ -167,28 +234,42 @@ impl GarbageCollector {
         {
             return;
         }
+        let copies: Box<dyn Copies> = if resource == Pod::RESOURCE {
+            self.follow(&self.pods, &resource);
+            Box::new(self.pods.clone())
+        } else {
+            let informer = self.informer(&resource);
+            self.follow(&informer, &resource);
+            let runs = informer.clone();
+            running.spawn(async move { runs.run().await });
+            Box::new(informer)
+        };
+        let kind = (resource.group.to_string(), served.kind.clone());
+        let monitor = Arc::new(Monitor { served, copies, since: Instant::now() });
+        let mut monitors = self.monitors.write();
+        monitors.by_kind.insert(kind, monitor.clone());
+        monitors.by_resource.insert(resource, monitor);
+    }
+
+    /// An informer of a kind's metadata.
+    fn informer(&self, resource: &Resource) -> Informer<Item> {
         let selection = Selection::all(resource.clone(), Tenants::All).metadata_only();
         let sparse = OWNERLESS.iter().any(|(group, plural)| {
             *group == resource.group && (*plural == "*" || *plural == resource.plural)
         });
-        let informer = Informer::<Item>::builder(&self.client, selection)
+        Informer::<Item>::builder(&self.client, selection)
             .keep(move |o| !sparse || !o.metadata.owner_references.is_empty() || o.metadata.is_deleting())
             .index(BY_OWNER, |o, emit| o.metadata.owner_references.iter().for_each(|r| emit(&r.uid)))
-            .build();
-        let gc = Arc::downgrade(self);
-        let of = resource.clone();
+            .build()
+    }
+
+    fn follow<V: Held>(self: &Arc<Self>, informer: &Informer<V>, resource: &Resource) {
+        let (gc, of) = (Arc::downgrade(self), resource.clone());
         informer.on_event(move |event| {
             if let Some(gc) = gc.upgrade() {
                 gc.observe(&of, event);
             }
         });
-        let kind = (resource.group.to_string(), served.kind.clone());
-        let monitor = Arc::new(Monitor { served, informer: informer.clone(), since: Instant::now() });
-        let mut monitors = self.monitors.write();
-        monitors.by_kind.insert(kind, monitor.clone());
-        monitors.by_resource.insert(resource, monitor);
-        drop(monitors);
-        running.spawn(async move { informer.run().await });
     }
 
     /// Reads an object's metadata; `None` when it is not there.
@@ -220,19 +301,19 @@ impl GarbageCollector {
     }
 
     /// Decides what an event raises questions about.
-    fn observe(&self, resource: &Resource, event: &Event<Item>) {
+    fn observe<V: Held>(&self, resource: &Resource, event: &Event<V>) {
         match event {
             Event::Added(new) => {
-                if new.metadata.is_deleting() || !self.owners_are_known(new) {
+                if new.meta().is_deleting() || !self.owners_are_known(&**new) {
                     self.add(resource, &new.key, Level::Update);
                 }
             }
             Event::Changed { old, new } => {
-                let (before, now) = (&old.metadata, &new.metadata);
+                let (before, now) = (old.view.meta(), new.view.meta());
                 let began = now.is_deleting() && !before.is_deleting();
                 let finalizers = now.is_deleting() && now.finalizers != before.finalizers;
                 let references = now.owner_references != before.owner_references;
-                if began || finalizers || (references && !self.owners_are_known(new)) {
+                if began || finalizers || (references && !self.owners_are_known(&**new)) {
                     self.add(resource, &new.key, Level::Delete);
                 }
                 if references {
@@ -242,9 +323,9 @@ impl GarbageCollector {
             }
             Event::Deleted(old) => {
                 for (of, dependent) in self.dependents(&old.key, &old.uid) {
-                    self.add(&of, &dependent.key, Level::Delete);
+                    self.add(&of, dependent.key(), Level::Delete);
                 }
-                self.ask_owners(&old.key, &old.metadata);
+                self.ask_owners(&old.key, old.view.meta());
             }
         }
     }
@@ -253,18 +334,18 @@ impl GarbageCollector {
     fn ask_owners(&self, key: &ObjectKey, meta: &Meta) {
         for reference in &meta.owner_references {
             if let Some((monitor, owner)) = self.known_owner(key, reference)
-                && owner.metadata.waits_for_dependents()
+                && owner.meta().waits_for_dependents()
             {
-                self.add(&monitor.served.resource, &owner.key, Level::Delete);
+                self.add(&monitor.served.resource, owner.key(), Level::Delete);
             }
         }
     }
 
     /// Whether all owners are in the copies, and none of them is on its way out.
-    fn owners_are_known(&self, object: &Object<Item>) -> bool {
-        object.metadata.owner_references.iter().all(|reference| {
-            self.known_owner(&object.key, reference)
-                .is_some_and(|(_, owner)| !owner.metadata.waits_for_dependents())
+    fn owners_are_known(&self, object: &dyn Known) -> bool {
+        object.meta().owner_references.iter().all(|reference| {
+            self.known_owner(object.key(), reference)
+                .is_some_and(|(_, owner)| !owner.meta().waits_for_dependents())
         })
     }
 
@@ -273,20 +354,20 @@ impl GarbageCollector {
         self.monitors.read().by_kind.get(&(group.to_owned(), reference.kind.to_string())).cloned()
     }
 
-    fn known_owner(&self, of: &ObjectKey, reference: &OwnerRef) -> Option<(Arc<Monitor>, Arc<Object<Item>>)> {
+    fn known_owner(&self, of: &ObjectKey, reference: &OwnerRef) -> Option<(Arc<Monitor>, Arc<dyn Known>)> {
         let monitor = self.monitor_of(reference)?;
         let namespace = if monitor.served.namespaced { &*of.namespace } else { "" };
-        let owner = monitor.informer.get(&ObjectKey::new(&of.tenant, namespace, &reference.name))?;
-        (*owner.uid == *reference.uid).then_some((monitor, owner))
+        let owner = monitor.copies.get(&ObjectKey::new(&of.tenant, namespace, &reference.name))?;
+        (*owner.uid() == *reference.uid).then_some((monitor, owner))
     }
 
     /// All objects that refer to an owner, of all kinds, in the owner's reach.
-    fn dependents(&self, owner: &ObjectKey, uid: &str) -> Vec<(Resource, Arc<Object<Item>>)> {
+    fn dependents(&self, owner: &ObjectKey, uid: &str) -> Vec<(Resource, Arc<dyn Known>)> {
         let mut found = Vec::new();
         for (resource, monitor) in &self.monitors.read().by_resource {
-            for object in monitor.informer.by_index(BY_OWNER, &owner.tenant, uid) {
+            for object in monitor.copies.owned_by(&owner.tenant, uid) {
                 // A namespaced owner owns nothing outside its namespace, whatever references say.
-                if owner.namespace.is_empty() || owner.namespace == object.key.namespace {
+                if owner.namespace.is_empty() || owner.namespace == object.key().namespace {
                     found.push((resource.clone(), object));
                 }
             }
@@ -308,19 +389,19 @@ impl GarbageCollector {
             monitors.by_resource.values().find(of).cloned()
         };
         let Some(monitor) = monitor else { return Ok(Next::Wait) };
-        let Some(object) = monitor.informer.get(&key) else { return Ok(Next::Wait) };
+        let Some(object) = monitor.copies.get(&key) else { return Ok(Next::Wait) };
         let resource = &monitor.served.resource;
         let at = resource.at(&key.tenant).namespace(&key.namespace).name(&key.name);
-        let dependents = self.dependents(&key, &object.uid);
-        if let Some(plan) = plan::leaving(&object.metadata, &as_seen(&object.uid, &dependents)) {
-            return self.let_leave(&object, &at, &dependents, plan).await;
+        let dependents = self.dependents(&key, object.uid());
+        if let Some(plan) = plan::leaving(object.meta(), &as_seen(object.uid(), &dependents)) {
+            return self.let_leave(&*object, &at, &dependents, plan).await;
         }
-        if object.metadata.owner_references.is_empty() || self.owners_are_known(&object) {
+        if object.meta().owner_references.is_empty() || self.owners_are_known(&*object) {
             return Ok(Next::Wait);
         }
         // The copies say that an owner is missing: now it must be known for certain.
         let Some(live) = self.live(&at).await? else { return Ok(Next::Wait) };
-        if *live.uid != *object.uid || live.meta.is_deleting() {
+        if *live.uid != *object.uid() || live.meta.is_deleting() {
             // News of it are on their way.
             return Ok(Next::Wait);
         }
@@ -330,7 +411,7 @@ impl GarbageCollector {
             let Some(owner) = self.owner(&key, reference).await? else { return Ok(Next::Wait) };
             owners.push(owner);
         }
-        let plan = plan::staying(meta, &owners, &as_seen(&object.uid, &dependents));
+        let plan = plan::staying(meta, &owners, &as_seen(object.uid(), &dependents));
         self.act(&at, &live, plan).await?;
         Ok(Next::Wait)
     }
@@ -384,9 +465,9 @@ impl GarbageCollector {
     /// Does what is to be done about an object that is on its way out.
     async fn let_leave(
         &self,
-        object: &Object<Item>,
+        object: &dyn Known,
         at: &ObjectPath,
-        dependents: &[(Resource, Arc<Object<Item>>)],
+        dependents: &[(Resource, Arc<dyn Known>)],
         plan: Plan,
     ) -> Result<Next, SyncError> {
         if matches!(plan, Plan::Release(_) | Plan::Orphan) && self.has_unseen(object).await? {
@@ -395,16 +476,16 @@ impl GarbageCollector {
         match plan {
             Plan::Wait => {
                 for (resource, dependent) in dependents {
-                    if !dependent.metadata.is_deleting() {
-                        self.add(resource, &dependent.key, Level::Delete);
+                    if !dependent.meta().is_deleting() {
+                        self.add(resource, dependent.key(), Level::Delete);
                     }
                 }
             }
             // Those that do not block go too, in the background: the event of the owner's end has them looked at.
-            Plan::Release(finalizer) => self.release(at, &object.uid, finalizer).await?,
+            Plan::Release(finalizer) => self.release(at, object.uid(), finalizer).await?,
             Plan::Orphan => {
-                self.orphan(&object.uid, dependents).await?;
-                self.release(at, &object.uid, ORPHAN).await?;
+                self.orphan(object.uid(), dependents).await?;
+                self.release(at, object.uid(), ORPHAN).await?;
             }
             Plan::Keep | Plan::Refer(_) | Plan::Delete(..) => {}
         }
@@ -413,11 +494,11 @@ impl GarbageCollector {
 
     /// Whether an owner has dependents that the copies do not show yet. A copy that has come as far as the owner's deletion
     /// shows all that were made before; the others, most of which are merely quiet, are not trusted but asked.
-    async fn has_unseen(&self, owner: &Object<Item>) -> Result<bool, SyncError> {
+    async fn has_unseen(&self, owner: &dyn Known) -> Result<bool, SyncError> {
         let behind: Vec<Arc<Monitor>> = {
             let monitors = self.monitors.read();
-            let in_reach = |m: &&Arc<Monitor>| owner.key.namespace.is_empty() || m.served.namespaced;
-            let behind = |m: &&Arc<Monitor>| m.informer.position() < owner.revision;
+            let in_reach = |m: &&Arc<Monitor>| owner.key().namespace.is_empty() || m.served.namespaced;
+            let behind = |m: &&Arc<Monitor>| m.copies.position() < owner.revision();
             monitors.by_resource.values().filter(in_reach).filter(behind).cloned().collect()
         };
         let each: Vec<BoxFuture<'_, Result<bool, Error>>> = behind
@@ -433,7 +514,7 @@ impl GarbageCollector {
         Ok(false)
     }
 
-    async fn has_unseen_in(&self, monitor: &Monitor, owner: &Object<Item>) -> Result<bool, Error> {
+    async fn has_unseen_in(&self, monitor: &Monitor, owner: &dyn Known) -> Result<bool, Error> {
         #[derive(Deserialize)]
         struct Found {
             metadata: FoundMeta,
@@ -444,10 +525,10 @@ impl GarbageCollector {
             uid: Box<str>,
             owner_references: Vec<OwnerRef>,
         }
-        let at = monitor.served.resource.at(&owner.key.tenant).namespace(&owner.key.namespace);
+        let at = monitor.served.resource.at(&owner.key().tenant).namespace(&owner.key().namespace);
         let mut params = ListParams { limit: PAGE, ..ListParams::default() };
-        let known = monitor.informer.by_index(BY_OWNER, &owner.key.tenant, &owner.uid);
-        let known: FxHashSet<&str> = known.iter().map(|k| &*k.uid).collect();
+        let known = monitor.copies.owned_by(&owner.key().tenant, owner.uid());
+        let known: FxHashSet<&str> = known.iter().map(|k| k.uid()).collect();
         loop {
             let bytes = match self.client.list_bytes(&at, &params, true).await {
                 Ok(bytes) => bytes,
@@ -458,7 +539,7 @@ impl GarbageCollector {
             let page: List<Found> = serde_json::from_slice(&bytes)
                 .map_err(|e| Error::Answer(format!("the metadata of all at {at}: {e}")))?;
             let unseen = |found: &Found| {
-                found.metadata.owner_references.iter().any(|r| *r.uid == *owner.uid)
+                found.metadata.owner_references.iter().any(|r| *r.uid == *owner.uid())
                     && !known.contains(&*found.metadata.uid)
             };
             if page.items.iter().any(unseen) {
@@ -507,11 +588,11 @@ impl GarbageCollector {
     }
 
     /// Has one dependent let go of an owner.
-    async fn let_go(&self, owner: &str, resource: &Resource, dependent: &Object<Item>) -> Result<(), Error> {
-        let key = &dependent.key;
+    async fn let_go(&self, owner: &str, resource: &Resource, dependent: &dyn Known) -> Result<(), Error> {
+        let key = dependent.key();
         let at = resource.at(&key.tenant).namespace(&key.namespace).name(&key.name);
         let Some(live) = self.live(&at).await? else { return Ok(()) };
-        if *live.uid != *dependent.uid {
+        if *live.uid != *dependent.uid() {
             return Ok(());
         }
         let all = &live.meta.owner_references;
@@ -527,15 +608,11 @@ impl GarbageCollector {
     }
 
     /// Has all dependents let go of an owner.
-    async fn orphan(
-        &self,
-        owner: &str,
-        dependents: &[(Resource, Arc<Object<Item>>)],
-    ) -> Result<(), SyncError> {
+    async fn orphan(&self, owner: &str, dependents: &[(Resource, Arc<dyn Known>)]) -> Result<(), SyncError> {
         let each: Vec<BoxFuture<'_, Result<(), Error>>> = dependents
             .iter()
             .map(|(resource, dependent)| -> BoxFuture<'_, _> {
-                Box::pin(self.let_go(owner, resource, dependent))
+                Box::pin(self.let_go(owner, resource, &**dependent))
             })
             .collect();
         let mut results = futures::stream::iter(each).buffer_unordered(ORPHANS_AT_ONCE);
@@ -546,13 +623,13 @@ impl GarbageCollector {
     }
 }
 
-fn as_seen(owner: &str, dependents: &[(Resource, Arc<Object<Item>>)]) -> Vec<Dependent> {
+fn as_seen(owner: &str, dependents: &[(Resource, Arc<dyn Known>)]) -> Vec<Dependent> {
     let blocks = |m: &Meta| {
         m.owner_references.iter().any(|r| *r.uid == *owner && r.block_owner_deletion == Some(true))
     };
     dependents
         .iter()
-        .map(|(_, d)| Dependent { blocks: blocks(&d.metadata), waits: d.metadata.waits_for_dependents() })
+        .map(|(_, d)| Dependent { blocks: blocks(d.meta()), waits: d.meta().waits_for_dependents() })
         .collect()
 }
 

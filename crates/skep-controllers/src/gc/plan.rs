@@ -1,38 +1,32 @@
 //! What garbage collection should do about one object: pure rules.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use skep_base::SharedStr;
 use skep_client::Propagation;
+
+use crate::views::Owner as OwnerRef;
 
 /// Keeps an object until its dependents are gone.
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
 /// Keeps an object until its dependents have let go of it.
 pub(super) const ORPHAN: &str = "orphan";
 
-/// An owner reference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct OwnerRef {
-    pub(super) api_version: SharedStr,
-    pub(super) kind: SharedStr,
-    pub(super) name: SharedStr,
-    pub(super) uid: SharedStr,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) controller: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) block_owner_deletion: Option<bool>,
-}
-
 /// What garbage collection holds of every object, besides its address, uid and revision.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Meta {
-    pub(super) owner_references: Vec<OwnerRef>,
-    pub(super) finalizers: Vec<SharedStr>,
+pub(crate) struct Meta {
+    pub(crate) owner_references: Box<[OwnerRef]>,
+    pub(super) finalizers: Box<[SharedStr]>,
     deletion_timestamp: Option<serde::de::IgnoredAny>,
 }
 
 impl Meta {
+    /// Of an object that was read otherwise.
+    pub(crate) fn new(owner_references: Box<[OwnerRef]>, finalizers: Vec<SharedStr>, deleting: bool) -> Meta {
+        let deletion_timestamp = deleting.then_some(serde::de::IgnoredAny);
+        Meta { owner_references, finalizers: finalizers.into(), deletion_timestamp }
+    }
+
     pub(super) fn is_deleting(&self) -> bool {
         self.deletion_timestamp.is_some()
     }

@@ -7,6 +7,7 @@ mod views;
 
 use std::sync::Arc;
 
+pub(crate) use self::views::{Waiting, comes_with_every_node};
 use crate::{Controller, Setup};
 
 /// Both controllers.

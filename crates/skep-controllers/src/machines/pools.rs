@@ -15,7 +15,8 @@ use skep_plan::machines::Amounts;
 use skep_plan::machines::fit::{Taint, WaitingPod};
 use skep_plan::machines::scale::{self, Action, MachineView, Plan, Pool, Room, Tenant};
 
-use super::views::{BY_NODE, NodeView, PODS_MAX, PodView, WAITING, YES, amounts, amounts_of};
+use super::views::{NodeView, PODS_MAX, amounts, amounts_of};
+use crate::views::{BY_NODE, Pod, WAITING, YES};
 use crate::{Controller, Enqueue, Next, Setup, SyncError, Writes};
 
 const NAME: &str = "nodepools";
@@ -33,7 +34,7 @@ pub(super) struct NodePools {
     machines: Informer<Machine>,
     flavors: Informer<Flavor>,
     nodes: Informer<NodeView>,
-    pods: Informer<PodView>,
+    pods: Informer<Pod>,
     writes: Writes,
 }
 
@@ -47,7 +48,7 @@ impl NodePools {
     pub(super) fn controller(setup: &mut Setup) -> Arc<dyn Controller> {
         let machines = setup.informer::<Machine>();
         let (flavors, nodes) = (setup.informer::<Flavor>(), setup.informer::<NodeView>());
-        let pods = setup.informer::<PodView>();
+        let pods = setup.informer::<Pod>();
         let enqueue = setup.enqueue(NAME);
         let tell = |enqueue: &Enqueue| enqueue.clone();
         let e = tell(&enqueue);
@@ -59,8 +60,13 @@ impl NodePools {
             }
         });
         let e = tell(&enqueue);
+        let known = machines.clone();
         pods.on_event(move |event| {
-            if let Some(level) = pod_matters(event) {
+            // Of other nodes than machines' none is given back, however empty it is.
+            let on_machine = |node: &str| {
+                !known.by_index(super::views::BY_NODE, &event.object().key.tenant, node).is_empty()
+            };
+            if let Some(level) = pod_matters(event, on_machine) {
                 e.add(&key_of(&event.object().key.tenant), level);
             }
         });
@@ -153,7 +159,12 @@ impl NodePools {
         let node = self.node(tenant, machine).map(|node| scale::NodeView {
             ready_since: node.ready_since(),
             closed: node.is_closed(),
-            pods: self.pods.by_index(BY_NODE, tenant, machine.node_name()).len(),
+            pods: self
+                .pods
+                .by_index(BY_NODE, tenant, machine.node_name())
+                .iter()
+                .filter(|p| p.counts)
+                .count(),
         });
         let since = machine.metadata.annotations.as_ref().and_then(|a| a.get(EMPTY_SINCE));
         MachineView {
@@ -362,7 +373,7 @@ fn pool_view(pool: &NodePool) -> Pool {
     }
 }
 
-fn waiting_pod(pod: &Object<PodView>) -> WaitingPod {
+fn waiting_pod(pod: &Object<Pod>) -> WaitingPod {
     let name = format!("{}/{}", pod.key.namespace, pod.key.name);
     match &pod.waiting {
         Some(waiting) => WaitingPod { name, amounts: waiting.amounts, demands: waiting.demands.clone() },
@@ -382,8 +393,8 @@ fn node_matters(event: &Event<NodeView>) -> bool {
 }
 
 /// Whether a pod's change may change its tenant's plan, and how urgent that is.
-fn pod_matters(event: &Event<PodView>) -> Option<Level> {
-    let holds = |p: &Object<PodView>| p.node.is_some() && p.counts;
+fn pod_matters(event: &Event<Pod>, on_machine: impl Fn(&str) -> bool) -> Option<Level> {
+    let holds = |p: &Object<Pod>| !p.node().is_empty() && p.counts && on_machine(p.node());
     match event {
         Event::Added(pod) if pod.waiting.is_some() => Some(Level::Add),
         Event::Added(pod) => holds(pod).then_some(Level::Update),

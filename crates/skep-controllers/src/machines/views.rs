@@ -10,16 +10,14 @@ use skep_client::informer::Builder;
 use skep_client::{Resource, Selection, Tenants};
 use skep_plan::machines::Amounts;
 use skep_plan::machines::fit::{Demands, Requirement, Toleration};
+use skep_plan::raw;
 
 use crate::Kind;
 
-/// Index of nodes and machines by the name of a machine's node, and of pods by their node.
+/// Index of nodes and machines by the name of a machine's node.
 pub(super) const BY_NODE: &str = "node";
 /// Index of nodes by the machine that they say they are.
 pub(super) const BY_MACHINE: &str = "machine";
-/// Index of pods that wait for a node, under the value [`YES`].
-pub(super) const WAITING: &str = "waiting";
-pub(super) const YES: &str = "yes";
 /// Pods on one node, unless the node says otherwise.
 pub(super) const PODS_MAX: u64 = 110;
 
@@ -160,150 +158,41 @@ impl Kind for NodeView {
     }
 }
 
-/// A pod, as far as machines care.
-#[derive(Debug, Deserialize)]
-#[serde(from = "RawPod")]
-pub(super) struct PodView {
-    /// Where it runs.
-    pub(super) node: Option<SharedStr>,
-    /// Whether it would have to run elsewhere if its node went: not what has ended, nor what comes with every node.
-    pub(super) counts: bool,
-    /// What it waits with, if no node has room for it.
-    pub(super) waiting: Option<Box<Waiting>>,
-}
-
 /// What a waiting pod asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     pub(super) amounts: Amounts,
     pub(super) demands: Demands,
 }
 
-impl Kind for PodView {
-    const RESOURCE: Resource = Resource::new("", "v1", "pods");
-    fn indexes(builder: Builder<Self>) -> Builder<Self> {
-        builder
-            .index(BY_NODE, |pod, emit| pod.node.iter().filter(|_| pod.counts).for_each(|n| emit(n.as_str())))
-            .index(WAITING, |pod, emit| {
-                if pod.waiting.is_some() {
-                    emit(YES);
-                }
-            })
-    }
+/// Whether every node has one like this.
+pub(crate) fn comes_with_every_node(pod: &raw::Pod<'_>) -> bool {
+    let owners = &pod.metadata.owner_references;
+    owners.iter().any(|o| o.controller == Some(true) && &*o.kind == "DaemonSet")
+        || pod.metadata.annotations.as_ref().is_some_and(|a| a.mirror.is_some())
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawPod {
-    metadata: RawMeta,
-    spec: RawSpec,
-    status: RawStatus,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawMeta {
-    deletion_timestamp: Option<serde::de::IgnoredAny>,
-    owner_references: Vec<RawOwner>,
-    annotations: Option<MirrorAnnotation>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct MirrorAnnotation {
-    #[serde(rename = "kubernetes.io/config.mirror")]
-    mirror: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawOwner {
-    kind: String,
-    controller: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawSpec {
-    node_name: Option<SharedStr>,
-    containers: Vec<RawContainer>,
-    init_containers: Vec<RawContainer>,
-    overhead: Written,
-    resources: RawResources,
-    node_selector: BTreeMap<String, String>,
-    affinity: RawAffinity,
-    tolerations: Vec<Toleration>,
-    scheduling_gates: Vec<serde::de::IgnoredAny>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawContainer {
-    resources: RawResources,
-    restart_policy: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawResources {
-    requests: Written,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawAffinity {
-    node_affinity: RawNodeAffinity,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawNodeAffinity {
-    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
-    required: RawNodeSelector,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawNodeSelector {
-    node_selector_terms: Vec<RawTerm>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawTerm {
-    match_expressions: Vec<Requirement>,
-    match_fields: Vec<Requirement>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawStatus {
-    phase: Option<String>,
-    conditions: Vec<Condition>,
-}
-
-impl From<RawPod> for PodView {
-    fn from(raw: RawPod) -> PodView {
-        let RawPod { metadata, spec, status } = raw;
-        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        let everywhere = metadata.owner_references.iter().any(|o| o.controller && o.kind == "DaemonSet")
-            || metadata.annotations.is_some_and(|a| a.mirror.is_some());
-        let node = spec.node_name.clone().filter(|n| !n.as_str().is_empty());
+impl Waiting {
+    /// What a pod waits with; `None` if it does not wait for a node that would have room.
+    pub(crate) fn of(pod: &raw::Pod<'_>) -> Option<Waiting> {
+        let raw::Pod { metadata, spec, status } = pod;
         let refused =
-            status.conditions.iter().any(|c| is(&c.type_, "PodScheduled") && is(&c.reason, "Unschedulable"));
+            status.conditions.iter().any(|c| &*c.kind == "PodScheduled" && &*c.reason == "Unschedulable");
         let waits = refused
-            && node.is_none()
-            && !ended
+            && spec.node_name.is_empty()
+            && !matches!(&*status.phase, "Succeeded" | "Failed")
             && metadata.deletion_timestamp.is_none()
             && spec.scheduling_gates.is_empty();
-        PodView { counts: !ended && !everywhere, waiting: waits.then(|| Box::new(waiting(spec))), node }
+        waits.then(|| Waiting { amounts: pod_amounts(spec), demands: demands(spec) })
     }
 }
 
 /// What a pod takes: its containers together, or the largest moment of its start; sidecars count from then on.
-fn pod_amounts(spec: &RawSpec) -> Amounts {
-    let requests = |c: &RawContainer| amounts(&c.resources.requests);
-    let mut running = spec.containers.iter().map(requests).fold(Amounts::default(), |a, b| a + b);
+fn pod_amounts(spec: &raw::Spec<'_>) -> Amounts {
+    let of = |resources: &Option<raw::Resources>| {
+        resources.as_ref().map_or_else(Amounts::default, |r| amounts_of(r.requests.iter()))
+    };
+    let mut running = spec.containers.iter().map(|c| of(&c.resources)).fold(Amounts::default(), |a, b| a + b);
     let (mut sidecars, mut start) = (Amounts::default(), Amounts::default());
     let max = |a: Amounts, b: Amounts| Amounts {
         cpu_millis: a.cpu_millis.max(b.cpu_millis),
@@ -312,8 +201,8 @@ fn pod_amounts(spec: &RawSpec) -> Amounts {
         pods: 0,
     };
     for container in &spec.init_containers {
-        let own = requests(container);
-        if container.restart_policy.as_deref() == Some("Always") {
+        let own = of(&container.resources);
+        if container.restart_policy.as_deref().is_some_and(|p| p == "Always") {
             sidecars += own;
             start = max(start, sidecars);
         } else {
@@ -321,41 +210,51 @@ fn pod_amounts(spec: &RawSpec) -> Amounts {
         }
     }
     running += sidecars;
-    let of_pod = amounts(&spec.resources.requests);
+    let of_pod = of(&spec.resources);
+    let is_given = |name| spec.resources.as_ref().is_some_and(|r| r.requests.get(name).is_some());
     let mut all = max(running, start);
     // What the pod as a whole asks for stands above its containers.
-    if spec.resources.requests.contains_key("cpu") {
+    if is_given("cpu") {
         all.cpu_millis = of_pod.cpu_millis;
     }
-    if spec.resources.requests.contains_key("memory") {
+    if is_given("memory") {
         all.memory_bytes = of_pod.memory_bytes;
     }
-    all += amounts(&spec.overhead);
+    all += amounts_of(spec.overhead.iter());
     Amounts { pods: 1, ..all }
 }
 
-fn waiting(spec: RawSpec) -> Waiting {
-    let amounts = pod_amounts(&spec);
-    let terms = spec.affinity.node_affinity.required.node_selector_terms;
-    let node_terms = terms
-        .into_iter()
-        .map(|term| {
-            let mut all = term.match_expressions;
-            // A node that does not exist yet has no name that could be matched.
-            all.extend(term.match_fields);
-            all
-        })
-        .collect();
-    let demands = Demands { node_selector: spec.node_selector, node_terms, tolerations: spec.tolerations };
-    Waiting { amounts, demands }
+fn demands(spec: &raw::Spec<'_>) -> Demands {
+    let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()?.required.as_ref());
+    let requirement = |r: &raw::Requirement<'_>| Requirement {
+        key: r.key.to_string(),
+        operator: r.operator.to_string(),
+        values: r.values.iter().map(|v| v.to_string()).collect(),
+    };
+    // A node that does not exist yet has no name that could be matched.
+    let term =
+        |t: &raw::Term<'_>| t.match_expressions.iter().chain(&t.match_fields).map(requirement).collect();
+    let text = |t: &Option<SharedStr>| t.as_deref().unwrap_or_default().to_owned();
+    let toleration = |t: &raw::Toleration| Toleration {
+        key: text(&t.key),
+        operator: text(&t.operator),
+        value: text(&t.value),
+        effect: text(&t.effect),
+    };
+    Demands {
+        node_selector: spec.node_selector.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        node_terms: required.iter().flat_map(|r| &r.node_selector_terms).map(term).collect(),
+        tolerations: spec.tolerations.iter().map(toleration).collect(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::views::Pod;
     use serde_json::json;
 
-    fn pod(json: serde_json::Value) -> PodView {
+    fn pod(json: serde_json::Value) -> Pod {
         serde_json::from_value(json).unwrap()
     }
 

@@ -40,13 +40,13 @@ pub(crate) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
         let (enqueue, nodes) = (enqueue.clone(), nodes.clone());
         pods.on_event(move |event| {
             let (Event::Added(pod) | Event::Changed { new: pod, .. }) = event else { return };
-            if pod.spec.node_name.is_empty() {
+            if pod.node().is_empty() {
                 if pod.is_deleting() {
                     enqueue.add(&pod.key, Level::Delete);
                 }
                 return;
             }
-            match nodes.get(&ObjectKey::new(&pod.key.tenant, "", &pod.spec.node_name)) {
+            match nodes.get(&ObjectKey::new(&pod.key.tenant, "", pod.node())) {
                 None => enqueue.add_after(&pod.key, Level::Delete, QUARANTINE),
                 Some(node) if pod.is_deleting() && is_out_of_service(&node) => {
                     enqueue.add(&pod.key, Level::Delete);
@@ -99,7 +99,7 @@ async fn count(pods: Informer<Pod>, enqueue: Enqueue) {
 fn oldest_ended(pods: &Informer<Pod>, tenant: &TenantName, n: usize) -> Vec<Arc<Object<Pod>>> {
     let mut ended = pods.of_tenant(tenant);
     ended.retain(|p| p.is_over());
-    ended.sort_by_key(|p| (p.metadata.creation_timestamp, p.key.name.clone()));
+    ended.sort_by_key(|p| (p.plan.created, p.key.name.clone()));
     ended.truncate(n);
     ended
 }
@@ -107,10 +107,10 @@ fn oldest_ended(pods: &Informer<Pod>, tenant: &TenantName, n: usize) -> Vec<Arc<
 impl Collect {
     async fn look(&self, key: &ObjectKey) -> Result<Next, SyncError> {
         let Some(pod) = self.pods.get(key) else { return Ok(Next::Wait) };
-        let reason = if pod.spec.node_name.is_empty() {
+        let reason = if pod.node().is_empty() {
             pod.is_deleting().then_some(None)
         } else {
-            match self.nodes.get(&ObjectKey::new(&key.tenant, "", &pod.spec.node_name)) {
+            match self.nodes.get(&ObjectKey::new(&key.tenant, "", pod.node())) {
                 Some(node) => (pod.is_deleting() && is_out_of_service(&node)).then_some(None),
                 // The copy may be behind: a pod must not go because of that.
                 None => self.is_gone(key, &pod).await?.then_some(Some("PodGC: node no longer exists")),
@@ -129,7 +129,7 @@ impl Collect {
     }
 
     async fn is_gone(&self, key: &ObjectKey, pod: &Pod) -> Result<bool, SyncError> {
-        let at = Node::RESOURCE.at(&key.tenant).name(&pod.spec.node_name);
+        let at = Node::RESOURCE.at(&key.tenant).name(pod.node());
         match self.client.read_metadata::<serde::de::IgnoredAny>(&at).await {
             Ok(_) => Ok(false),
             Err(e) if e.is_not_found() => Ok(true),

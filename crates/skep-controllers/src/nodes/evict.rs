@@ -37,12 +37,12 @@ pub(crate) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
         pods.on_event(move |event| {
             let (Event::Added(pod) | Event::Changed { new: pod, .. }) = event else { return };
             if let Event::Changed { old, new } = event
-                && old.spec.node_name == new.spec.node_name
-                && old.spec.template.tolerations == new.spec.template.tolerations
+                && old.node() == new.node()
+                && old.template.tolerations == new.template.tolerations
             {
                 return;
             }
-            let node = nodes.get(&ObjectKey::new(&pod.key.tenant, "", &pod.spec.node_name));
+            let node = nodes.get(&ObjectKey::new(&pod.key.tenant, "", pod.node()));
             if node.is_some_and(|n| !expelling(&n.spec.taints).is_empty()) {
                 enqueue.add(&pod.key, Level::Delete);
             }
@@ -70,15 +70,14 @@ pub(crate) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
 
 impl Evict {
     async fn look(&self, key: &ObjectKey) -> Result<Next, SyncError> {
-        let Some(pod) = self.pods.get(key).filter(|p| !p.is_deleting() && !p.spec.node_name.is_empty())
-        else {
+        let Some(pod) = self.pods.get(key).filter(|p| !p.is_deleting() && !p.node().is_empty()) else {
             return Ok(Next::Wait);
         };
-        let Some(node) = self.nodes.get(&ObjectKey::new(&key.tenant, "", &pod.spec.node_name)) else {
+        let Some(node) = self.nodes.get(&ObjectKey::new(&key.tenant, "", pod.node())) else {
             return Ok(Next::Wait);
         };
         let now = Timestamp::now();
-        let Some(leave) = plan::leave_at(&node.spec.taints, &pod.spec.template.tolerations, now) else {
+        let Some(leave) = plan::leave_at(&node.spec.taints, &pod.template.tolerations, now) else {
             return Ok(Next::Wait);
         };
         if leave > now {
@@ -86,7 +85,7 @@ impl Evict {
             return Ok(Next::After(wait));
         }
         let at = Pod::RESOURCE.at(&key.tenant).namespace(&key.namespace).name(&key.name);
-        if pod.condition("DisruptionTarget").is_none_or(|c| c.status != "True") {
+        if pod.disruption.as_ref().is_none_or(|c| c.status != "True") {
             let condition = json!({
                 "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
                 "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": Time(now),

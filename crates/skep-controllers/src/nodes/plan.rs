@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{NodeCondition, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use skep_plan::raw::Toleration;
 
 pub(super) const READY: &str = "Ready";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -132,17 +133,19 @@ pub(super) fn labels<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Vec<(&'static
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    fn text<T: std::ops::Deref<Target = str>>(text: &Option<T>) -> &str {
+        text.as_deref().unwrap_or_default()
+    }
     let (effect, key) = (text(&toleration.effect), text(&toleration.key));
     if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
         return false;
     }
-    match text(&toleration.operator).as_str() {
+    match text(&toleration.operator) {
         "Exists" => true,
         "" | "Equal" => !key.is_empty() && text(&toleration.value) == text(&taint.value),
         "Lt" | "Gt" => {
-            let number = |t: &Option<String>| text(t).parse::<i64>().ok();
-            match (number(&taint.value), number(&toleration.value)) {
+            let number = |t: &str| t.parse::<i64>().ok();
+            match (number(text(&taint.value)), number(text(&toleration.value))) {
                 (Some(taint), Some(limit)) if toleration.operator.as_deref() == Some("Lt") => taint < limit,
                 (Some(taint), Some(limit)) => taint > limit,
                 _ => false,

@@ -87,7 +87,7 @@ fn of_service(service: &ObjectKey, publics: &Informer<PublicIp>, enqueue: &Enque
 
 fn is_for(public: &PublicIp, pod: &Object<Pod>) -> bool {
     let named = public.spec.pod_name.as_deref() == Some(&*pod.key.name);
-    named || public.spec.pod_selector.as_ref().is_some_and(|s| pod.metadata.labels.contains_all(s))
+    named || public.spec.pod_selector.as_ref().is_some_and(|s| pod.labels().contains_all(s))
 }
 
 fn follow_pod(event: &Event<Pod>, publics: &Informer<PublicIp>, enqueue: &Enqueue) {
@@ -97,9 +97,7 @@ fn follow_pod(event: &Event<Pod>, publics: &Informer<PublicIp>, enqueue: &Enqueu
         return;
     }
     let old = match event {
-        Event::Changed { old, new }
-            if candidate(old) == candidate(new) && old.metadata.labels == new.metadata.labels =>
-        {
+        Event::Changed { old, new } if candidate(old) == candidate(new) && old.labels() == new.labels() => {
             return;
         }
         Event::Changed { old, .. } => Some(old),
@@ -116,8 +114,8 @@ fn candidate(pod: &Object<Pod>) -> Candidate {
     Candidate {
         name: pod.key.name.to_string(),
         uid: pod.uid.to_string(),
-        node: pod.spec.node_name.to_string(),
-        created: pod.metadata.creation_timestamp,
+        node: pod.node().to_owned(),
+        created: pod.plan.created.map(skep_plan::Time::timestamp),
         ready: pod.is_ready(),
         deleting: pod.is_deleting(),
         over: pod.is_over(),

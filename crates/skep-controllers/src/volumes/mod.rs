@@ -119,11 +119,8 @@ pub(crate) fn new(setup: &mut Setup) -> Vec<Arc<dyn Controller>> {
         // A claim that is to go may go when its last pod has ended.
         let pod = event.object();
         if matches!(event, Event::Deleted(_)) || pod.is_over() {
-            for name in &pod.spec.template.volumes {
-                if let Some(claim) = name.claim() {
-                    claim_keys
-                        .add(&ObjectKey::new(&pod.key.tenant, &pod.key.namespace, claim), Level::Delete);
-                }
+            for claim in &pod.template.claims {
+                claim_keys.add(&ObjectKey::new(&pod.key.tenant, &pod.key.namespace, claim), Level::Delete);
             }
         }
     });
@@ -252,9 +249,7 @@ impl Shared {
         if !finalizers.iter().any(|f| f == CLAIM_IN_USE) {
             return Ok(Next::Wait);
         }
-        let uses = |pod: &Pod| {
-            !pod.is_over() && pod.spec.template.volumes.iter().any(|v| v.claim() == Some(&*key.name))
-        };
+        let uses = |pod: &Pod| !pod.is_over() && pod.template.claims.iter().any(|claim| **claim == *key.name);
         // The copy first, then the API server: a pod made a moment ago must not lose its data.
         let namespace = self.pods.by_index(crate::views::BY_NAMESPACE, &key.tenant, &key.namespace);
         if namespace.iter().any(|p| uses(p)) {

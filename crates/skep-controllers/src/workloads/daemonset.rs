@@ -18,6 +18,7 @@ use super::pace::Pace;
 use super::pods::Pods;
 use super::revisions::{Revisions, Written, taken};
 use super::{BY_NAMESPACE, regarding, status_patch, tell};
+use crate::views::Pod as HeldPod;
 use crate::{Controller, Kind, Next, Setup, SyncError, Writes};
 
 const NAME: &str = "daemonset";
@@ -45,7 +46,7 @@ struct Loop {
 /// The controller of DaemonSets.
 pub(super) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
     let sets = setup.informer::<DaemonSet>();
-    let pods = Pods::new(setup.informer::<Pod>(), setup.client());
+    let pods = Pods::new(setup.informer::<HeldPod>(), setup.client());
     let nodes = setup.informer::<Node>();
     let revisions = Revisions::new(setup, OwnerKind::DaemonSet);
     let enqueue = setup.enqueue(NAME);
@@ -83,7 +84,7 @@ impl Loop {
         let pods = self.pods.of(key, &object.uid);
         let revisions = self.revisions.of(key, &object.uid);
         let node_views: Vec<&Node> = nodes.iter().map(|n| &n.view).collect();
-        let pod_views: Vec<&Pod> = pods.iter().map(|p| &p.view).collect();
+        let pod_views: Vec<&Pod> = pods.iter().map(|p| &p.plan).collect();
         let revision_views: Vec<&Revision> = revisions.iter().map(|r| &r.view).collect();
         let mut may_retry = |node: &str| self.may_retry(&object.uid, node);
         let plan =

@@ -6,13 +6,15 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use skep_client::{DeleteParams, Event, Informer, Level, Object, ObjectKey, ObjectPath, Patch};
+use skep_plan::OwnerKind;
 use skep_plan::deployment::{self, Collision, Deployment, StatusChange, Step, Strategy};
 use skep_plan::refs::{adopt_patch, release_patch};
 use skep_plan::replicaset::ReplicaSet;
-use skep_plan::{OwnerKind, Pod};
 
 use super::pace::Pace;
+use super::pods::managed_by;
 use super::{BY_CONTROLLER, BY_NAMESPACE, may_adopt, orphans_of, owner_key, regarding, status_patch, tell};
+use crate::views::Pod as HeldPod;
 use crate::{Controller, Enqueue, Kind, Next, Setup, SyncError, Writes};
 
 const NAME: &str = "deployment";
@@ -20,7 +22,7 @@ const NAME: &str = "deployment";
 struct Loop {
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
-    pods: Informer<Pod>,
+    pods: Informer<HeldPod>,
     writes: Writes,
     pace: Pace,
 }
@@ -29,7 +31,7 @@ struct Loop {
 pub(super) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
     let deployments = setup.informer::<Deployment>();
     let sets = setup.informer::<ReplicaSet>();
-    let pods = setup.informer::<Pod>();
+    let pods = setup.informer::<HeldPod>();
     let enqueue = setup.enqueue(NAME);
     setup.resync(NAME, &deployments);
     let on_deployment = enqueue.clone();
@@ -72,7 +74,7 @@ fn follow_sets(sets: &Informer<ReplicaSet>, deployments: &Informer<Deployment>, 
 
 /// A Deployment that replaces all pods at once waits for the last old one to go.
 fn follow_pods(
-    pods: &Informer<Pod>,
+    pods: &Informer<HeldPod>,
     sets: &Informer<ReplicaSet>,
     deployments: &Informer<Deployment>,
     enqueue: &Enqueue,
@@ -84,7 +86,9 @@ fn follow_pods(
             Event::Changed { old, new } if new.is_over() && !old.is_over() => new,
             _ => return,
         };
-        let Some(set) = owner_key(&pod.key, pod.controller.as_ref(), OwnerKind::ReplicaSet) else { return };
+        let Some(set) = owner_key(&pod.key, pod.plan.controller.as_ref(), OwnerKind::ReplicaSet) else {
+            return;
+        };
         let Some(set) = sets.get(&set) else { return };
         let Some(owner) = owner_key(&set.key, set.meta.controller.as_ref(), OwnerKind::Deployment) else {
             return;
@@ -108,7 +112,7 @@ impl Loop {
         sets.extend(self.sets.by_index(BY_CONTROLLER, &key.tenant, &orphans_of(&key.namespace)));
         let views: Vec<&ReplicaSet> = sets.iter().map(|s| &s.view).collect();
         let has_pods = |set: &ReplicaSet| {
-            let pods = self.pods.by_index(BY_CONTROLLER, &key.tenant, &set.meta.uid.to_string());
+            let pods = managed_by(&self.pods, &key.tenant, &set.meta.uid.to_string());
             pods.iter().any(|p| !p.is_over())
         };
         let plan = deployment::plan(now, d, &views, &has_pods);

@@ -16,6 +16,7 @@ use skep_plan::{OwnerKind, Pod};
 
 use super::pods::Pods;
 use super::{BY_NAMESPACE, regarding, tell};
+use crate::views::Pod as HeldPod;
 use crate::{Controller, Kind, Next, Setup, SyncError, Writes};
 
 const NAME: &str = "job";
@@ -35,7 +36,7 @@ struct Loop {
 /// The controller of Jobs.
 pub(super) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
     let jobs = setup.informer::<Job>();
-    let pods = Pods::new(setup.informer::<Pod>(), setup.client());
+    let pods = Pods::new(setup.informer::<HeldPod>(), setup.client());
     let enqueue = setup.enqueue(NAME);
     setup.resync(NAME, &jobs);
     let backoffs: Arc<Mutex<FxHashMap<Box<str>, Backoff>>> = Arc::default();
@@ -66,7 +67,7 @@ impl Loop {
             };
             let known = self.backoffs.lock().get(&object.uid).copied().unwrap_or_default();
             let pods = self.pods.of(key, &object.uid);
-            let views: Vec<&Pod> = pods.iter().map(|p| &p.view).collect();
+            let views: Vec<&Pod> = pods.iter().map(|p| &p.plan).collect();
             let plan = job::plan(Timestamp::now(), &object.view, &views, known);
             again = plan.requeue_after;
             if plan.status.is_none() {
@@ -148,12 +149,12 @@ impl Loop {
     async fn release_orphans(&self, key: &ObjectKey) -> Result<(), SyncError> {
         let mut left = self.pods.informer.of_tenant(&key.tenant);
         left.retain(|p| {
-            let owner = p.controller.as_ref();
+            let owner = p.plan.controller.as_ref();
             p.key.namespace == key.namespace
                 && owner.is_some_and(|c| c.kind == OwnerKind::Job && *c.name == *key.name)
-                && p.more().tracked
+                && p.plan.more().tracked
         });
-        let views: Vec<&Pod> = left.iter().map(|p| &p.view).collect();
+        let views: Vec<&Pod> = left.iter().map(|p| &p.plan).collect();
         Ok(self.release_finalizers(key, &views).await?)
     }
 }

@@ -26,8 +26,9 @@ use skep_plan::job::Job;
 use skep_plan::replicaset::{ReplicaSet, ReplicationController};
 use skep_plan::revision::Revision;
 use skep_plan::statefulset::{Claim, StatefulSet};
-use skep_plan::{ControllerRef, Meta, OwnerKind, Pod, Uid};
+use skep_plan::{ControllerRef, Meta, OwnerKind, Uid};
 
+use crate::views::orphans_of;
 use crate::{Controller, Kind, Setup, SyncError, Writes};
 
 /// Objects by the uid of the owner that manages them; those without one under [`orphans_of`] their namespace.
@@ -48,22 +49,10 @@ pub(crate) fn all(setup: &mut Setup) -> Vec<Arc<dyn Controller>> {
     ]
 }
 
-/// Where objects of a namespace that nobody manages are found. No uid contains a slash.
-fn orphans_of(namespace: &str) -> String {
-    format!("{namespace}/")
-}
-
 fn emit_controller(namespace: &str, controller: Option<&ControllerRef>, emit: &mut dyn FnMut(&str)) {
     match controller {
         Some(controller) => emit(&controller.uid.to_string()),
         None => emit(&orphans_of(namespace)),
-    }
-}
-
-impl Kind for Pod {
-    const RESOURCE: Resource = Resource::of::<k8s_openapi::api::core::v1::Pod>();
-    fn indexes(builder: Builder<Pod>) -> Builder<Pod> {
-        builder.index(BY_CONTROLLER, |o, emit| emit_controller(&o.key.namespace, o.controller.as_ref(), emit))
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::Value;
+use skep_base::TenantName;
 use skep_client::record::{EventType, Regarding};
 use skep_client::{
     Client, DeleteParams, Error, Event, Informer, Level, Object, ObjectKey, ObjectPath, Patch,
@@ -14,18 +15,31 @@ use skep_plan::refs::{adopt_patch, release_patch};
 use skep_plan::replicaset::slow_start;
 use skep_plan::{Labels, Meta, OwnerKind, Pod};
 
-use super::{BY_CONTROLLER, may_adopt, orphans_of, owner_key};
+use super::{may_adopt, owner_key};
+use crate::views::{BY_OWNER, Pod as HeldPod, orphans_of};
 use crate::{Enqueue, Kind, SyncError, Writes};
 
 /// The pods of all owners, for one controller.
 #[derive(Clone)]
 pub(super) struct Pods {
-    pub(super) informer: Informer<Pod>,
+    pub(super) informer: Informer<HeldPod>,
     client: Client,
 }
 
 /// Part of what the API server says when a namespace takes nothing new. Whoever lives there is about to go too.
 const NAMESPACE_ENDS: &str = "because it is being terminated";
+
+/// The pods that an owner manages.
+pub(super) fn managed_by(
+    pods: &Informer<HeldPod>,
+    tenant: &TenantName,
+    uid: &str,
+) -> Vec<Arc<Object<HeldPod>>> {
+    let mut all = pods.by_index(BY_OWNER, tenant, uid);
+    // The index has all owners, of which one manages.
+    all.retain(|pod| pod.controller().is_some_and(|owner| *owner.uid == *uid));
+    all
+}
 
 /// Whether a change of a pod means anything for its owner.
 fn matters(old: &Pod, new: &Pod) -> bool {
@@ -39,7 +53,7 @@ fn matters(old: &Pod, new: &Pod) -> bool {
 }
 
 impl Pods {
-    pub(super) fn new(informer: Informer<Pod>, client: &Client) -> Pods {
+    pub(super) fn new(informer: Informer<HeldPod>, client: &Client) -> Pods {
         Pods { informer, client: client.clone() }
     }
 
@@ -53,38 +67,39 @@ impl Pods {
     ) {
         let enqueue = enqueue.clone();
         self.informer.on_event(move |event| {
-            let pod = event.object();
+            let key = &event.object().key;
+            let pod = &event.object().plan;
             let before = match event {
-                Event::Changed { old, new } if !matters(old, new) => return,
-                Event::Changed { old, .. } => Some(old),
+                Event::Changed { old, new } if !matters(&old.plan, &new.plan) => return,
+                Event::Changed { old, .. } => Some(&old.plan),
                 _ => None,
             };
             // A pod that its own controller has made is news for nobody else's sake.
             let level = if matches!(event, Event::Deleted(_)) { Level::Delete } else { Level::Update };
-            let owner = owner_key(&pod.key, pod.controller.as_ref(), kind);
+            let owner = owner_key(key, pod.controller.as_ref(), kind);
             if let Some(owner) = &owner {
                 enqueue.add(owner, level);
             }
-            if let Some(old) = before.and_then(|o| owner_key(&o.key, o.controller.as_ref(), kind))
+            if let Some(old) = before.and_then(|o| owner_key(key, o.controller.as_ref(), kind))
                 && owner.as_ref() != Some(&old)
             {
                 enqueue.add(&old, level);
             }
             if pod.controller.is_none() && !matches!(event, Event::Deleted(_)) {
-                matching(&pod.key, &pod.labels).iter().for_each(|key| enqueue.add(key, level));
+                matching(key, &pod.labels).iter().for_each(|key| enqueue.add(key, level));
             }
         });
     }
 
     /// The pods that an owner has, and those of its namespace that nobody has.
-    pub(super) fn of(&self, key: &ObjectKey, uid: &str) -> Vec<Arc<Object<Pod>>> {
-        let mut pods = self.informer.by_index(BY_CONTROLLER, &key.tenant, uid);
-        pods.extend(self.informer.by_index(BY_CONTROLLER, &key.tenant, &orphans_of(&key.namespace)));
+    pub(super) fn of(&self, key: &ObjectKey, uid: &str) -> Vec<Arc<Object<HeldPod>>> {
+        let mut pods = managed_by(&self.informer, &key.tenant, uid);
+        pods.extend(self.informer.by_index(BY_OWNER, &key.tenant, &orphans_of(&key.namespace)));
         pods
     }
 
     fn at(&self, namespace_of: &ObjectKey) -> ObjectPath {
-        Pod::RESOURCE.at(&namespace_of.tenant).namespace(&namespace_of.namespace)
+        HeldPod::RESOURCE.at(&namespace_of.tenant).namespace(&namespace_of.namespace)
     }
 
     /// Creates one pod, and takes it up. `Ok(None)`: its namespace ends, and nothing can be done there.
@@ -143,9 +158,9 @@ impl Pods {
     }
 
     /// The object that a view in a plan belongs to.
-    pub(super) fn object(&self, owner: &ObjectKey, pod: &Pod) -> Option<Arc<Object<Pod>>> {
+    pub(super) fn object(&self, owner: &ObjectKey, pod: &Pod) -> Option<Arc<Object<HeldPod>>> {
         let key = ObjectKey { name: (&*pod.name).into(), ..owner.clone() };
-        self.informer.get(&key).filter(|o| o.view.uid == pod.uid)
+        self.informer.get(&key).filter(|o| o.plan.uid == pod.uid)
     }
 
     /// Deletes pods, all at once.

@@ -11,8 +11,9 @@ use skep_plan::replicaset::{self, ReplicaSet, ReplicationController, pods_per_no
 use skep_plan::{OwnerKind, Pod};
 
 use super::pace::Pace;
-use super::pods::Pods;
+use super::pods::{Pods, managed_by};
 use super::{BY_CONTROLLER, BY_NAMESPACE, regarding, status_patch};
+use crate::views::Pod as HeldPod;
 use crate::{Controller, Kind, Next, Setup, SyncError, Writes};
 
 /// What is planned as a ReplicaSet.
@@ -55,7 +56,7 @@ struct Loop<V> {
 /// The controller of ReplicaSets or ReplicationControllers.
 pub(super) fn new<V: Replicated>(setup: &mut Setup) -> Arc<dyn Controller> {
     let sets = setup.informer::<V>();
-    let pods = Pods::new(setup.informer::<Pod>(), setup.client());
+    let pods = Pods::new(setup.informer::<HeldPod>(), setup.client());
     let enqueue = setup.enqueue(V::NAME);
     setup.resync(V::NAME, &sets);
     let on_set = enqueue.clone();
@@ -74,12 +75,12 @@ impl<V: Replicated> Loop<V> {
         let set = object.set();
         let now = Timestamp::now();
         let pods = self.pods.of(key, &object.uid);
-        let views: Vec<&Pod> = pods.iter().map(|p| &p.view).collect();
-        let mut related: Vec<Arc<Object<Pod>>> = Vec::new();
+        let views: Vec<&Pod> = pods.iter().map(|p| &p.plan).collect();
+        let mut related: Vec<Arc<Object<HeldPod>>> = Vec::new();
         if views.len() > usize::try_from(set.replicas).unwrap_or(0) {
             related = self.related(&object);
         }
-        let neighbours = || pods_per_node(related.iter().map(|p| &p.view));
+        let neighbours = || pods_per_node(related.iter().map(|p| &p.plan));
         let plan = replicaset::plan(now, set, &views, neighbours);
         let claims = (plan.adopt.as_slice(), plan.release.as_slice());
         self.pods.claim(&self.writes, &object, &set.meta, V::OWNER, None, claims).await?;
@@ -113,9 +114,9 @@ impl<V: Replicated> Loop<V> {
     }
 
     /// The pods of all sets of the same owner: the more of them share a node, the sooner one there is given up.
-    fn related(&self, object: &Object<V>) -> Vec<Arc<Object<Pod>>> {
+    fn related(&self, object: &Object<V>) -> Vec<Arc<Object<HeldPod>>> {
         let tenant = &object.key.tenant;
-        let pods_of = |uid: &str| self.pods.informer.by_index(BY_CONTROLLER, tenant, uid);
+        let pods_of = |uid: &str| managed_by(&self.pods.informer, tenant, uid);
         match &object.set().meta.controller {
             None => pods_of(&object.uid),
             Some(owner) => {

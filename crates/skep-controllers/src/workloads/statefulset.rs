@@ -18,6 +18,7 @@ use super::pace::Pace;
 use super::pods::Pods;
 use super::revisions::{Revisions, Written, taken};
 use super::{BY_NAMESPACE, regarding, status_patch};
+use crate::views::Pod as HeldPod;
 use crate::{Controller, Kind, Next, Setup, SyncError, Writes};
 
 const NAME: &str = "statefulset";
@@ -34,7 +35,7 @@ struct Loop {
 /// The controller of StatefulSets.
 pub(super) fn new(setup: &mut Setup) -> Arc<dyn Controller> {
     let sets = setup.informer::<StatefulSet>();
-    let pods = Pods::new(setup.informer::<Pod>(), setup.client());
+    let pods = Pods::new(setup.informer::<HeldPod>(), setup.client());
     let revisions = Revisions::new(setup, OwnerKind::StatefulSet);
     let claims = setup.informer::<Claim>();
     let enqueue = setup.enqueue(NAME);
@@ -73,7 +74,7 @@ impl Loop {
         let pods = self.pods.of(key, &object.uid);
         let revisions = self.revisions.of(key, &object.uid);
         let claims = self.claims_of(&object, &pods);
-        let pod_views: Vec<&Pod> = pods.iter().map(|p| &p.view).collect();
+        let pod_views: Vec<&Pod> = pods.iter().map(|p| &p.plan).collect();
         let revision_views: Vec<&Revision> = revisions.iter().map(|r| &r.view).collect();
         let find = |name: &str| claims.get(name).map(|c| &c.view);
         let plan = statefulset::plan(Timestamp::now(), set, &pod_views, &revision_views, &find);
@@ -97,11 +98,11 @@ impl Loop {
     fn claims_of(
         &self,
         object: &Object<StatefulSet>,
-        pods: &[Arc<Object<Pod>>],
+        pods: &[Arc<Object<HeldPod>>],
     ) -> HashMap<String, Arc<Object<Claim>>> {
         let set = &object.view;
         let replicas = (set.start..set.start.saturating_add(set.replicas)).map(|n| n.to_string());
-        let existing = pods.iter().filter_map(|p| Some(p.name.rsplit_once('-')?.1.to_owned()));
+        let existing = pods.iter().filter_map(|p| Some(p.key.name.rsplit_once('-')?.1.to_owned()));
         let ordinals: Vec<String> =
             if set.claim_templates.is_empty() { Vec::new() } else { replicas.chain(existing).collect() };
         let mut claims = HashMap::new();
@@ -164,7 +165,7 @@ impl Loop {
             Action::Delete(pod) => {
                 let Some(pod) = self.pods.object(key, pod) else { return Ok(()) };
                 let result = self.pods.informer.remove(&pod, &skep_client::DeleteParams::default()).await;
-                self.tell(about, object, "Delete", &pod.name, result.as_ref().err());
+                self.tell(about, object, "Delete", &pod.key.name, result.as_ref().err());
                 result?;
             }
             Action::Label { pod, patch } => {
