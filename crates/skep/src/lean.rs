@@ -1,4 +1,4 @@
-//! Roles that run on every node and mostly wait give back what they do not need for waiting.
+//! Roles that run on every node and mostly wait, and those of the control plane, give back what they do not need.
 
 use std::time::Duration;
 

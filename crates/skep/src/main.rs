@@ -119,8 +119,9 @@ fn main() -> std::process::ExitCode {
     if let Some(code) = shim::if_asked().or_else(host::if_asked) {
         return code;
     }
-    // These run on every node, and mostly wait.
-    if std::env::args_os().nth(1).is_some_and(|role| role == "agent" || role == "host") {
+    // These run on every node and mostly wait, or hold what thousands of tenants have: much smaller things than huge pages.
+    const LEAN: [&str; 6] = ["agent", "host", "apiserver", "control-plane", "controllers", "scheduler"];
+    if std::env::args_os().nth(1).is_some_and(|role| LEAN.iter().any(|lean| role == *lean)) {
         skep_runtime::lean::without_huge_pages();
     }
     let prepared = command_line();
