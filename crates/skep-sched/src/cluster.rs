@@ -22,9 +22,13 @@ pub(crate) type TemplateId = u32;
 /// A pod's place in the cluster's table. Reused after the pod is gone.
 pub(crate) type PodIndex = u32;
 
-/// Changes that the journal keeps. An evaluation that is further behind is made anew, which costs one pass over
-/// the nodes; longer than this and following would cost as much.
+/// Changes that the journal keeps at most. An evaluation that is further behind is made anew, which costs one pass over
+/// the nodes.
 const JOURNAL_CHANGES: usize = 32_768;
+/// Changes that it keeps for each node: following more would cost as much as the pass, and every tenant pays for the room.
+const CHANGES_PER_NODE: usize = 4;
+/// Changes that it keeps however few the nodes are.
+const JOURNAL_LEAST: usize = 128;
 
 /// Nodes times evaluations that are kept, about 40 bytes each: 80 MB for the largest tenant. With fewer,
 /// workloads that alternate are evaluated from scratch each time.
@@ -646,7 +650,8 @@ impl Cluster {
     }
 
     fn note(&mut self, change: Change) {
-        if self.journal.len() == JOURNAL_CHANGES {
+        let room = (self.nodes.len() * CHANGES_PER_NODE).clamp(JOURNAL_LEAST, JOURNAL_CHANGES);
+        while self.journal.len() >= room {
             self.journal.pop_front();
             self.journal_start += 1;
         }
