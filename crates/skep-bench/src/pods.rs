@@ -256,6 +256,26 @@ async fn wait_for_nodes(client: &Client, tenants: &[TenantName], options: &Pods)
     Ok(())
 }
 
+/// Does something on threads of its own, as what is another program in the world: clients of one group are not to wait in this
+/// program for those of another, nor for the nodes that it simulates, but for the server only.
+async fn apart<T: Send + 'static>(
+    work: impl Future<Output = Result<T, BenchError>> + Send + 'static,
+) -> Result<T, BenchError> {
+    let (done, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let result = match runtime {
+            Ok(runtime) => runtime.block_on(work),
+            Err(error) => {
+                Err(BenchError::Broken(format!("there are no threads for another client: {error}")))
+            }
+        };
+        // Nobody waits any more when the measurement has failed elsewhere.
+        let _ = done.send(result);
+    });
+    ended.await.unwrap_or_else(|_| Err(BenchError::Broken("a client broke down".to_owned())))
+}
+
 /// Makes the groups' tenants with nodes and pods, measures, and takes all away again.
 ///
 /// # Errors
@@ -273,19 +293,30 @@ pub async fn pods(server: &Server, options: &Pods) -> Result<Figures, BenchError
     // What is measured must not be how full nodes are.
     nodes.allocatable.retain(|(name, _)| name != "pods");
     nodes.allocatable.push(("pods".to_owned(), "1000".to_owned()));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let simulated = async {
         match options.nodes {
             0 => std::future::pending().await,
-            _ => skep_sim::run(client.clone(), nodes, std::future::pending()).await,
+            // Its connections are read by the threads that opened them.
+            _ => {
+                let client = server.client()?;
+                apart(async move {
+                    // Told or dropped, it is the end.
+                    let ran = skep_sim::run(client, nodes, async { drop(stopped.await) }).await;
+                    ran.map_err(failed("simulating nodes"))
+                })
+                .await
+            }
         }
     };
     let measured = tokio::select! {
         measured = measure(server, &client, &groups, &tenants, options) => measured,
         ended = simulated => match ended {
             Ok(()) => Err(BenchError::Broken("the simulation of nodes ended".to_owned())),
-            Err(error) => Err(failed("simulating nodes")(error)),
+            Err(error) => Err(error),
         },
     };
+    drop(stop);
     if !options.keep {
         delete(&client, &tenants).await?;
     }
@@ -307,7 +338,11 @@ async fn measure(
         let ran = run(server, tenants, "fill", &fill, options).await?;
         figures.rate("fill", ran.until.len(), ran.all);
     }
-    let all = groups.iter().map(|(group, tenants)| run(server, tenants, "bench", group, options));
+    let all = groups.iter().map(|(group, tenants)| {
+        let (server, tenants, group, options) =
+            (server.clone(), tenants.clone(), group.clone(), options.clone());
+        apart(async move { run(&server, &tenants, "bench", &group, &options).await })
+    });
     for ((group, _), ran) in groups.iter().zip(futures::future::join_all(all).await) {
         let ran = ran?;
         let reached = match options.until {
