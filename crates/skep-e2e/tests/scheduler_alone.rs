@@ -1,11 +1,12 @@
 //! `skep scheduler` as a process of its own, over the network, beside a plain API server.
 #![allow(clippy::unwrap_used)]
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use skep_base::TenantName;
-use skep_client::{Patch, Resource};
+use skep_client::{Client, Patch, Resource};
 use skep_e2e::{Server, eventually};
 
 const PODS: Resource = Resource::new("", "v1", "pods");
@@ -31,7 +32,43 @@ fn scheduler(kubeconfig: &std::path::Path) -> Process {
     Process(child)
 }
 
-/// With the operator's credential it sees all tenants; with a tenant's, as with any other Kubernetes server, one.
+/// A kubeconfig with the rights that every Kubernetes cluster gives its scheduler, as docs/operations.md makes it, and no others.
+async fn with_least_rights(client: &Client, tenant: &TenantName, admin: &Path) -> PathBuf {
+    let at = |group, version, plural| Resource::new(group, version, plural).at(tenant);
+    let account = at("", "v1", "serviceaccounts").namespace("kube-system");
+    let _: Value = client.create(&account, &json!({"metadata": {"name": "skep-scheduler"}})).await.unwrap();
+    for role in ["system:kube-scheduler", "system:volume-scheduler"] {
+        let binding = json!({
+            "metadata": {"name": format!("skep-scheduler:{role}")},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "namespace": "kube-system", "name": "skep-scheduler"}],
+        });
+        let bindings = at("rbac.authorization.k8s.io", "v1", "clusterrolebindings");
+        let _: Value = client.create(&bindings, &binding).await.unwrap();
+    }
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let token: Value =
+        client.create(&account.name("skep-scheduler").subresource("token"), &request).await.unwrap();
+    let text = std::fs::read_to_string(admin).unwrap();
+    let line = |key: &str| {
+        let found = text.lines().find_map(|l| l.trim().trim_start_matches("- ").strip_prefix(key));
+        found.unwrap_or_else(|| panic!("no {key} in {text}")).trim().trim_matches('"').to_owned()
+    };
+    let file = admin.with_file_name("skep-scheduler.kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {
+            "server": line("server:"), "certificate-authority-data": line("certificate-authority-data:"),
+        }}],
+        "users": [{"name": "u", "user": {"token": token["status"]["token"]}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    });
+    std::fs::write(&file, config.to_string()).unwrap();
+    file
+}
+
+/// With the operator's credential it sees all tenants; with a tenant's, as with any other Kubernetes server, one, and
+/// there the rights of Kubernetes' own scheduler are enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_schedules_all_tenants_or_the_one_that_it_sees() {
     let server = Server::start();
@@ -45,7 +82,8 @@ async fn it_schedules_all_tenants_or_the_one_that_it_sees() {
         .patch(&at.name("n").subresource("status"), &Patch::Strategic(json!({"status": status})))
         .await
         .unwrap();
-    for (name, credential) in [("first", server.kubeconfig()), ("second", kubeconfig)] {
+    let least = with_least_rights(&client, &tenant, &kubeconfig).await;
+    for (name, credential) in [("first", server.kubeconfig()), ("second", kubeconfig), ("third", least)] {
         let _scheduler = scheduler(&credential);
         let pods = PODS.at(&tenant).namespace("default");
         // No controller runs here that would take away the taint with which every new node begins.
