@@ -77,7 +77,7 @@ fn cloud() -> (Cloud, Tenant) {
         "default",
         "--type=merge",
         "-p",
-        r#"{"spec":{"maxMachines":1,"flavorNames":["medium"]}}"#,
+        r#"{"spec":{"maxMachines":1,"flavorNames":["small"]}}"#,
     ]);
     (cloud, shop)
 }
