@@ -11,8 +11,15 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is gathered at most: one TLS record. Larger writes go past the buffer.
-const GATHER_BYTES: usize = 16 * 1024;
+/// What is gathered at most; larger writes go past the buffer. Four whole TLS records, because HTTP/2's usual frame and its
+/// head are a little more than one: written alone, each frame of a long list would cost a full record, one of nine bytes,
+/// and a system call. With less, lists cost more system calls; with more, every connection that a client reads
+/// slowly holds more.
+const GATHER_BYTES: usize = 64 * 1024;
+
+/// How much a TLS session may hold that is not sent yet: what is gathered, with what each record adds.
+/// With less, gathered bytes would be encrypted and sent in parts.
+pub(crate) const TLS_BUFFER_BYTES: usize = GATHER_BYTES + 4 * 1024;
 
 /// A stream whose flushes wait one turn of the scheduler.
 pub(crate) struct Coalesce<S> {

@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body::Body;
-use crate::coalesce::Coalesce;
+use crate::coalesce::{Coalesce, TLS_BUFFER_BYTES};
 use crate::negotiate::Accept;
 use crate::request::{Options, Route, Target, View};
 use crate::rest::{self, Call};
@@ -169,11 +169,12 @@ async fn connection(app: Arc<App>, acceptor: TlsAcceptor, stream: TcpStream, pee
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    let mut stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
     };
+    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     let certificate: Arc<PeerIdentity> =
         Arc::new(stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|der| {
             identity_of_certificate(der).map_err(|error| {

@@ -31,6 +31,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Flow-control window of a connection. Several answers share it; a slow reader of one must not stop others.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Largest frame that is taken: a long list in the protocol's usual frames of 16 KiB costs both sides a head, an encrypted
+/// record and a wake-up for each. A frame is held whole, so much larger ones would cost memory.
+const FRAME_BYTES: u32 = 128 * 1024;
 
 /// Watches on one connection. The server allows 250 requests on it (`MAX_STREAMS`, skep-apiserver); one more would wait, without
 /// a word, for another to end. Below that there is room for what two tasks begin at once.
@@ -180,6 +183,7 @@ impl Network {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
             .keep_alive_interval(Some(PING_INTERVAL))
             .keep_alive_timeout(PING_INTERVAL)
             .keep_alive_while_idle(false)

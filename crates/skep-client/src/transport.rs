@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, Method, StatusCode};
@@ -43,14 +43,16 @@ impl Response {
     /// # Errors
     /// When the connection breaks before its end.
     pub async fn bytes(mut self) -> Result<Bytes, Error> {
-        let Some(first) = self.body.next().await.transpose()? else { return Ok(Bytes::new()) };
-        let Some(second) = self.body.next().await.transpose()? else { return Ok(first) };
-        let mut all = BytesMut::from(first.as_ref());
-        all.extend_from_slice(&second);
+        let mut chunks = Vec::new();
         while let Some(chunk) = self.body.next().await.transpose()? {
-            all.extend_from_slice(&chunk);
+            chunks.push(chunk);
         }
-        Ok(all.freeze())
+        Ok(match chunks.len() {
+            0 => Bytes::new(),
+            1 => chunks.swap_remove(0),
+            // Once and of the right size: a long list that grows as it comes is copied again and again.
+            _ => chunks.concat().into(),
+        })
     }
 }
 
