@@ -65,7 +65,7 @@ const KUBERNETES_SERVICE_IP: &str = "10.96.0.1";
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    runtime.spawn(crate::lean::keep());
+    runtime.spawn(crate::lean::keep_busy());
     runtime.block_on(serve(options, |_, _| Vec::new()))
 }
 

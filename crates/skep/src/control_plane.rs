@@ -40,7 +40,7 @@ fn scheduler(app: &Arc<App>, shutdown: Shutdown) -> Running {
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    runtime.spawn(crate::lean::keep());
+    runtime.spawn(crate::lean::keep_busy());
     runtime.block_on(crate::apiserver::serve(options, roles))
 }
 

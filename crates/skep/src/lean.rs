@@ -7,10 +7,22 @@ use std::time::Duration;
 /// processor.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Never returns.
+/// How often a role of the control plane does: it has work at any time, and takes up again what that needs.
+const EVERY_OF_MANY: Duration = Duration::from_secs(20);
+
+/// For a role that mostly waits. Never returns.
 pub(crate) async fn keep() {
+    each(EVERY).await;
+}
+
+/// For a role of the control plane. Never returns.
+pub(crate) async fn keep_busy() {
+    each(EVERY_OF_MANY).await;
+}
+
+async fn each(period: Duration) {
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(period).await;
         skep_runtime::lean::let_go_of_code();
     }
 }

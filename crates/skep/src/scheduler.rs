@@ -49,7 +49,7 @@ impl Health for Reported {
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    runtime.spawn(crate::lean::keep());
+    runtime.spawn(crate::lean::keep_busy());
     runtime.block_on(async move {
         let client = Client::from_kubeconfig(&options.kubeconfig)?;
         let reported = Arc::new(Reported::default());
