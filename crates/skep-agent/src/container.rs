@@ -179,6 +179,7 @@ pub fn container_spec(i: &Inputs<'_>) -> Result<ContainerSpec, String> {
         rootfs: Rootfs { layers: i.layers.0.clone(), ids: i.layers.1, upper: None },
         mounts: mounts(i)?,
         process,
+        processes_of: None,
         read_only_root: s.read_only_root,
         masked_paths: s.masked_paths,
         read_only_paths: s.read_only_paths,

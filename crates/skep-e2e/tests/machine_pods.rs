@@ -297,9 +297,13 @@ fn debugging(shop: &Tenant) {
         "--",
         "sh",
         "-c",
-        "echo here; echo said; exec sleep 100000",
+        "ps -o pid,args | grep -c '^ *1 sleep 100000'; echo said; exec sleep 100000",
     ]);
-    assert_eq!(heard(shop, "expression", "helper"), ["here"]);
+    assert_eq!(
+        heard(shop, "expression", "helper"),
+        ["1"],
+        "the first process is that of the one that it is for"
+    );
     let seen = object(shop, "expression");
     assert!(container(&seen, "helper")["state"]["running"].is_object(), "{seen:#}");
     assert_eq!(container(&seen, "a")["restartCount"], 0);

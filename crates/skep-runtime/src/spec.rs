@@ -154,6 +154,9 @@ pub struct ContainerSpec {
     pub rootfs: Rootfs,
     /// What runs in it.
     pub process: ProcessSpec,
+    /// A running container whose processes it sees and is one of, where the pod's containers have their processes each for itself.
+    #[serde(default)]
+    pub processes_of: Option<String>,
     /// Volumes and files, besides the usual `/proc`, `/sys`, `/dev`. Sorted by depth before mounting, so `/a` comes
     /// before `/a/b` whatever the order here.
     #[serde(default)]

@@ -459,7 +459,8 @@ impl Worker {
             termination_log: &termination_log,
             pids_limit: -1,
         };
-        let spec = container_spec(&inputs).map_err(config)?;
+        let mut spec = container_spec(&inputs).map_err(config)?;
+        spec.processes_of = self.target(c, kind).map_err(config)?;
         self.make_room(&c.name).await;
         let name = with_default_tag(c.image.as_deref().unwrap_or_default()).unwrap_or_default();
         let lease = lease_id(spec::uid(&pod), &id);
@@ -489,6 +490,21 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// The run whose processes an ephemeral container asks to see.
+    fn target(&self, c: &Container, kind: ContainerKind) -> Result<Option<String>, String> {
+        let all = self.pod.spec.as_ref().and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default();
+        let own = all.iter().find(|e| kind == ContainerKind::Ephemeral && e.name == c.name);
+        let Some(name) = own.and_then(|e| e.target_container_name.as_deref()).filter(|n| !n.is_empty())
+        else {
+            return Ok(None);
+        };
+        let run = self.instances.iter().filter(|i| i.name == name).max_by_key(|i| i.restart_count);
+        match run {
+            Some(run) => Ok(Some(run.id.clone())),
+            None => Err(format!("unable to find target container {name}")),
+        }
     }
 
     fn reported_restart_count(&self, name: &str) -> u32 {

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use serde_json::json;
 use skep_api::compute::{Flavor, Machine, NodePool};
 use skep_base::TenantName;
-use skep_client::{DeleteParams, Event, Informer, Level, ListParams, Object, ObjectKey, Patch, Resource};
+use skep_client::{
+    DeleteParams, Event, Informer, Level, ListParams, Object, ObjectKey, Patch, Resource, Tenants,
+};
 use skep_plan::machines::Amounts;
 use skep_plan::machines::fit::{Taint, WaitingPod};
 use skep_plan::machines::scale::{self, Action, MachineView, Plan, Pool, Room, Tenant};
@@ -98,6 +100,9 @@ impl NodePools {
             room: self.room(tenant).await?,
         };
         let plan = scale::plan(&input, now);
+        if !plan.actions.is_empty() && !self.is_open(tenant).await? {
+            return Ok(Next::Wait);
+        }
         for pod in &plan.hopeless {
             tracing::debug!(%tenant, pod, "no flavour of any pool would take the pod");
         }
@@ -109,6 +114,25 @@ impl NodePools {
         }
         let wait = plan.look_again.map(|at| at.duration_since(now).unsigned_abs().max(SOONEST));
         Ok(wait.map_or(Next::Wait, Next::After))
+    }
+
+    /// Whether the tenant is to stay. One that is going loses its machines first, and must not be given others for those that it is to have at least.
+    async fn is_open(&self, tenant: &TenantName) -> Result<bool, SyncError> {
+        #[derive(Deserialize)]
+        struct Read {
+            metadata: Meta,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Meta {
+            deletion_timestamp: Option<Timestamp>,
+        }
+        let at = Resource::new("tenancy.skep.io", "v1", "tenants").at(Tenants::Own).name(tenant.as_str());
+        match self.writes.client.read::<Read>(&at).await {
+            Ok(found) => Ok(found.metadata.deletion_timestamp.is_none()),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     async fn pools(&self, tenant: &TenantName) -> Result<Vec<NodePool>, SyncError> {

@@ -205,7 +205,7 @@ fn init(task: &InitTask<'_>) -> Result<Infallible> {
         // Entering made this process visible again.
         hide();
         mount_namespace()?;
-        if task.sandbox.pid == PidNamespace::Container {
+        if task.sandbox.pid == PidNamespace::Container && task.spec.processes_of.is_none() {
             own_pid_namespace(task)?;
         }
     }

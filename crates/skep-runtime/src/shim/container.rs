@@ -207,6 +207,10 @@ impl Shim {
     fn fork_container(&mut self, id: &str, group: &Path, directory: &Path, caller: Caller) -> Result<()> {
         let tree = self.tree.clone();
         let spec = self.container(id)?.spec.clone();
+        let target = match &spec.processes_of {
+            Some(other) if self.spec.pid == PidNamespace::Container => Some(self.first_process(other)?),
+            _ => None,
+        };
         tree.create(group, &spec.resources)?;
         tree.restrict_devices(group, &device_rules(&spec.devices))?;
         let filter = init::filter_of(&spec.process)?;
@@ -253,8 +257,8 @@ impl Shim {
         // the moment of the fork, since entering one only concerns children.
         let own = self.spec.pid == PidNamespace::Container && self.namespaces.user.is_none();
         let forked = self.fork_in(
-            self.namespaces.pid.as_ref().map(AsFd::as_fd),
-            if own { libc::CLONE_NEWPID } else { 0 },
+            target.as_ref().or(self.namespaces.pid.as_ref()).map(AsFd::as_fd),
+            if own && target.is_none() { libc::CLONE_NEWPID } else { 0 },
         )?;
         let pid = match forked {
             Fork::Child => init::run_init(&task),
@@ -275,6 +279,17 @@ impl Shim {
             self.add_output(id, kind, fd)?;
         }
         Ok(())
+    }
+
+    /// The first process of a running container, and with it its namespaces.
+    fn first_process(&mut self, id: &str) -> Result<OwnedFd> {
+        let container = self.container(id)?;
+        let pid = match (container.status.state, container.pid) {
+            (ContainerState::Running, Some(pid)) => pid,
+            _ => return Err(Error::new(ErrorKind::WrongState, format!("container {id} is not running"))),
+        };
+        let raw = Pid::from_raw(pid as i32).ok_or_else(|| Error::invalid("process 0"))?;
+        pidfd_open(raw, PidfdFlags::empty()).map_err(step("cannot open the container's first process"))
     }
 
     /// Forks with children in another process namespace.
@@ -586,15 +601,8 @@ impl Shim {
 
     pub(super) fn exec(&mut self, id: &str, process: ProcessSpec, stdin: bool, caller: Caller) -> Result<()> {
         let group = self.spec.cgroup.join(id);
-        let container = self.container(id)?;
-        let pid = match (container.status.state, container.pid) {
-            (ContainerState::Running, Some(pid)) => pid,
-            _ => return Err(Error::new(ErrorKind::WrongState, format!("container {id} is not running"))),
-        };
+        let target = self.first_process(id)?;
         let filter = init::filter_of(&process)?;
-        let raw = Pid::from_raw(pid as i32).ok_or_else(|| Error::invalid("process 0"))?;
-        let target = pidfd_open(raw, PidfdFlags::empty())
-            .map_err(step("cannot open the container's first process"))?;
         let entrances = self.tree.entrances(&group);
         let (socket, report) = report_pair()?;
         let mut streams = Vec::new();

@@ -86,6 +86,7 @@ impl Machine {
 
     pub(crate) fn container(&self, id: &str, args: &[&str]) -> ContainerSpec {
         ContainerSpec {
+            processes_of: None,
             id: id.to_owned(),
             rootfs: Rootfs { layers: vec![self.folder.path().join("layer")], ids: Ids::Machine, upper: None },
             process: ProcessSpec::new(args.iter().copied()),

@@ -238,8 +238,7 @@ async fn remove(client: &Client, at: &ObjectPath, names: &[String]) -> anyhow::R
 
 async fn measure(client: &Client, tenant: &TenantName, options: &Options) -> anyhow::Result<usize> {
     let pool = NODE_POOLS.at(tenant).name("default");
-    let one =
-        Patch::Merge(json!({"spec": {"minMachines": 1, "maxMachines": 1, "flavorNames": [options.flavor]}}));
+    let one = Patch::Merge(json!({"spec": {"maxMachines": 1, "flavorNames": [options.flavor]}}));
     client.patch::<Value>(&pool, &one).await.context("asking for a single machine")?;
     let at = PODS.at(tenant).namespace("default");
     let mut pods = Followed::open(client, tenant).await?;
