@@ -14,6 +14,7 @@ mod controllers;
 mod demo;
 mod examples;
 mod exit;
+mod files;
 mod health;
 mod host;
 mod image;
@@ -124,6 +125,7 @@ fn main() -> std::process::ExitCode {
     if std::env::args_os().nth(1).is_some_and(|role| LEAN.iter().any(|lean| role == *lean)) {
         skep_runtime::lean::without_huge_pages();
     }
+    files::as_many_as_allowed();
     let prepared = command_line();
     let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
     let file = match config::File::find(&prepared, &args) {
