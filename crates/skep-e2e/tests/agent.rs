@@ -81,7 +81,9 @@ async fn the_life_of_pods() {
     pods.create(
         "runs",
         json!({"terminationGracePeriodSeconds": 20, "containers": [{"name": "a",
-        "command": sh("trap 'echo bye; exit 0' TERM; while true; do sleep 0.1; done")}]}),
+        "command": sh("trap 'echo bye; exit 0' TERM; touch /tmp/ready; while true; do sleep 0.1; done"),
+        // The first process of a container ignores what it has no handler for: it must have come to its own.
+        "readinessProbe": {"periodSeconds": 1, "exec": {"command": sh("test -e /tmp/ready")}}}]}),
     )
     .await;
     let pod = pods.ready("runs").await;

@@ -271,8 +271,15 @@ impl Mirrors {
         // Each reader has a position of its own.
         let file = match download.upload.reader() {
             Ok(file) => file,
-            // It ended this moment.
+            // It is on its way from the upload into the repository, and for a moment in neither; or it is there, or has failed.
             Err(_) => {
+                let failed = match download.progress.clone().wait_for(|p| p.done.is_some()).await {
+                    Ok(ended) => ended.done.clone().and_then(Result::err),
+                    Err(_) => None,
+                };
+                if let Some(why) = failed {
+                    return Err(RegistryError::new(Code::Upstream, why));
+                }
                 let (storage, of, digest) = (self.storage.clone(), repository.clone(), digest.clone());
                 blocking(move || storage.blob(&of, &digest)).await?.file
             }
