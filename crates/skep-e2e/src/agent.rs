@@ -25,6 +25,16 @@ pub fn impossible() -> Option<String> {
     (!Path::new(BUSYBOX).exists()).then(|| format!("{BUSYBOX} is missing: install busybox-static"))
 }
 
+/// Why tests of machines with disks of their own cannot run here; nothing when they can.
+#[must_use]
+pub fn disks_impossible() -> Option<String> {
+    let tools = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"].iter().any(|t| Path::new(t).exists());
+    let loops = Path::new("/dev/loop-control").exists();
+    impossible()
+        .or_else(|| (!tools).then(|| "mkfs.ext4 is missing: install e2fsprogs".to_owned()))
+        .or_else(|| (!loops).then(|| "there are no loop devices".to_owned()))
+}
+
 /// A tenant with one node, whose agent runs.
 pub struct Node {
     /// The tenant's name.

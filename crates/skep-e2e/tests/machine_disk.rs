@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use skep_e2e::agent::impossible;
+use skep_e2e::agent::disks_impossible;
 use skep_e2e::cloud::{Cloud, text, wait_for};
 
 fn loops(cloud: &Cloud) -> usize {
@@ -28,12 +28,7 @@ fn up(cloud: &Cloud) {
 
 #[test]
 fn a_machine_has_the_disk_of_its_flavor() {
-    let tools = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"].iter().any(|t| Path::new(t).exists());
-    let why = impossible().or_else(|| (!tools).then(|| "mkfs.ext4 is missing: install e2fsprogs".to_owned()));
-    let why = why.or_else(|| {
-        (!Path::new("/dev/loop-control").exists()).then(|| "there are no loop devices".to_owned())
-    });
-    if let Some(why) = why {
+    if let Some(why) = disks_impossible() {
         eprintln!("SKIPPED: {why}");
         return;
     }

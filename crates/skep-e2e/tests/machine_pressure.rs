@@ -2,11 +2,10 @@
 //! busybox, loop devices and mkfs.ext4; says so without.
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use skep_e2e::agent::impossible;
+use skep_e2e::agent::disks_impossible;
 use skep_e2e::cloud::{Cloud, Tenant, text, wait_for};
 
 /// What has to stay available. The machine has 512 MiB of memory, 300 MiB of disk and 4,096 processes.
@@ -29,12 +28,7 @@ fn is_pressed(tenant: &Tenant, condition: &str) -> bool {
 
 #[test]
 fn who_takes_too_much_has_to_go() {
-    let tools = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"].iter().any(|t| Path::new(t).exists());
-    let why = impossible().or_else(|| (!tools).then(|| "mkfs.ext4 is missing: install e2fsprogs".to_owned()));
-    let why = why.or_else(|| {
-        (!Path::new("/dev/loop-control").exists()).then(|| "there are no loop devices".to_owned())
-    });
-    if let Some(why) = why {
+    if let Some(why) = disks_impossible() {
         eprintln!("SKIPPED: {why}");
         return;
     }

@@ -330,6 +330,17 @@ mod tests {
         assert_eq!(changes, [Change::SetLocal(mac, "m-b".into())]);
     }
 
+    /// Machines that are nowhere (0), here (1), or on another host.
+    fn placed(whereabouts: &[u8], machines: &[&str]) -> BTreeMap<String, Place> {
+        let place = |n: u8, machine: &str| match n {
+            0 => None,
+            1 => Some(Place::Here(format!("m-{machine}"))),
+            n => Some(Place::There(IpAddr::from([192, 0, 2, n]))),
+        };
+        let all = whereabouts.iter().zip(machines);
+        all.filter_map(|(n, machine)| Some(((*machine).to_owned(), place(*n, machine)?))).collect()
+    }
+
     proptest! {
         #[test]
         fn machine_by_machine_leads_to_the_same(
@@ -340,14 +351,7 @@ mod tests {
             let (mut kernel, mut macs, mut live) = (Fabric::default(), BTreeSet::new(), Live::default());
             for (ports, whereabouts, at_once) in steps {
                 let ports: Vec<Port> = ports.into_iter().map(|(n, m)| port(n, machines[m])).collect();
-                let places: BTreeMap<String, Place> = whereabouts.iter().zip(machines).filter_map(|(n, machine)| {
-                    let place = match n {
-                        0 => return None,
-                        1 => Place::Here(format!("m-{machine}")),
-                        n => Place::There(IpAddr::from([192, 0, 2, *n])),
-                    };
-                    Some((machine.to_owned(), place))
-                }).collect();
+                let places = placed(&whereabouts, &machines);
                 let parts = machines.map(|m| {
                     let own: Vec<Port> = ports.iter().filter(|p| p.machine == m).cloned().collect();
                     (m.to_owned(), plan(&own, &places))
@@ -376,14 +380,7 @@ mod tests {
             for (ports, whereabouts) in steps {
                 let machines = ["a", "b", "c", "d"];
                 let ports: Vec<Port> = ports.into_iter().map(|(n, m)| port(n, machines[m])).collect();
-                let places: BTreeMap<String, Place> = whereabouts.iter().zip(machines).filter_map(|(n, machine)| {
-                    let place = match n {
-                        0 => return None,
-                        1 => Place::Here(format!("m-{machine}")),
-                        n => Place::There(IpAddr::from([192, 0, 2, *n])),
-                    };
-                    Some((machine.to_owned(), place))
-                }).collect();
+                let places = placed(&whereabouts, &machines);
                 let wanted = plan(&ports, &places);
                 apply(&mut kernel, &mut macs, &known.changes(&wanted));
                 prop_assert_eq!(&kernel, &wanted);
