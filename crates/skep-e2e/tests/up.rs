@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use skep_client::{Client, DeleteParams, Error, ErrorKind, Patch, Resource, Tenants};
