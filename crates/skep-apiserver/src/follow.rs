@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
+use serde_json::value::RawValue;
 use skep_auth::node::NodeChange;
 use skep_auth::rbac::Change as PolicyChange;
 use skep_base::{GroupResource, Key, Revision, Scope, TenantName};
@@ -44,13 +45,30 @@ pub async fn start(app: &Arc<App>) -> Result<(), ApiError> {
 const NODE_GRAPH: [(&str, &str); 3] =
     [("", "pods"), ("", "persistentvolumes"), ("storage.k8s.io", "volumeattachments")];
 
-fn apply_node_graph(app: &App, key: &Key, value: Option<&Value>) {
+/// Whether two writes of a pod specify the same. What is stored was written by one encoder, so equal parts are equal bytes.
+fn same_spec(a: &Value, b: &Value) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Part<'a> {
+        #[serde(borrow)]
+        spec: &'a RawValue,
+    }
+    let spec = |v| serde_json::from_slice::<Part<'_>>(Value::json(v)).ok().map(|p| p.spec.get());
+    spec(a).is_some_and(|a| spec(b) == Some(a))
+}
+
+fn apply_node_graph(app: &App, key: &Key, value: Option<&Value>, before: Option<&Value>) {
     let nodes = &app.authorizer.nodes;
     let (tenant, name) = (&key.tenant, &*key.name);
     match key.resource.resource() {
         "pods" => {
             // A pod that is nowhere yet matters to no node, and most writes are of such or leave again.
             let bound = value.filter(|v| v.attrs().field("spec.nodeName").is_some_and(|n| !n.is_empty()));
+            // Nor does what nodes say of it: only what it refers to, which its specification says with the node's name.
+            if let (Some(bound), Some(before)) = (bound, before)
+                && same_spec(bound, before)
+            {
+                return;
+            }
             let pod: Option<Pod> = bound.and_then(|v| serde_json::from_slice(v.json()).ok());
             nodes.apply(tenant, NodeChange::Pod(&key.namespace, name, pod.as_ref()));
         }
@@ -66,8 +84,11 @@ fn apply_node_graph(app: &App, key: &Key, value: Option<&Value>) {
     }
 }
 
+/// Takes over what an object has become; with what it was before, where that is known and was taken over.
+type Apply = fn(&App, &Key, Option<&Value>, Option<&Value>);
+
 /// Takes the current state over, then keeps it current in a task.
-fn follow(app: &Arc<App>, resource: GroupResource, apply: fn(&App, &Key, Option<&Value>)) {
+fn follow(app: &Arc<App>, resource: GroupResource, apply: Apply) {
     let scope = Scope::AllTenants(resource.clone());
     let (sender, receiver) = tokio::sync::watch::channel(Revision::ZERO);
     app.followed.add(resource, receiver);
@@ -91,7 +112,7 @@ fn follow(app: &Arc<App>, resource: GroupResource, apply: fn(&App, &Key, Option<
                     batch = watcher.next() => match batch { Ok(b) => b, Err(_) => break },
                 };
                 for change in &batch {
-                    apply(&app, &change.key, change.value.as_deref());
+                    apply(&app, &change.key, change.value.as_deref(), change.prev.as_deref());
                 }
                 from = watcher.position();
                 sender.send_replace(from);
@@ -102,12 +123,12 @@ fn follow(app: &Arc<App>, resource: GroupResource, apply: fn(&App, &Key, Option<
     });
 }
 
-fn take_over(app: &App, scope: &Scope, apply: fn(&App, &Key, Option<&Value>)) -> Revision {
+fn take_over(app: &App, scope: &Scope, apply: Apply) -> Revision {
     // A list at the newest revision cannot have expired.
     match app.objects.store().list(scope, &ListOptions::default()) {
         Ok(listing) => {
             for (key, value) in &listing.items {
-                apply(app, key, Some(value));
+                apply(app, key, Some(value), None);
             }
             listing.revision
         }
@@ -135,7 +156,7 @@ struct TenantSpec {
 /// A tenant's share when its object says none.
 const DEFAULT_WEIGHT: u32 = 100;
 
-fn apply_tenant(app: &App, key: &Key, value: Option<&Value>) {
+fn apply_tenant(app: &App, key: &Key, value: Option<&Value>, _: Option<&Value>) {
     let Ok(name) = TenantName::new(&key.name) else { return };
     let Some(value) = value else {
         app.tenants.remove(&name);
@@ -165,7 +186,7 @@ fn apply_tenant(app: &App, key: &Key, value: Option<&Value>) {
     });
 }
 
-fn apply_policy(app: &App, key: &Key, value: Option<&Value>) {
+fn apply_policy(app: &App, key: &Key, value: Option<&Value>, _: Option<&Value>) {
     fn read<T: serde::de::DeserializeOwned>(key: &Key, value: Option<&Value>) -> Option<T> {
         serde_json::from_slice(value?.json())
             .map_err(|error| tracing::debug!(%key, %error, "not a policy object: a deleted default"))

@@ -112,38 +112,3 @@ async fn requests_that_are_wrong() {
     assert!(client.get::<Value>(&format!("{MAPS}/x")).await.is_ok());
     assert_eq!(server.complaints(), Vec::<String>::new());
 }
-
-#[tokio::test]
-async fn strict_patches_tell_of_everything_at_once() {
-    let server = Server::start();
-    let client = server.admin();
-    let _: Value = client.post(MAPS, &json!({"metadata": {"name": "x"}})).await.unwrap();
-    let path = format!("{MAPS}/x?fieldValidation=Strict");
-    let merge = br#"{"dta":{"a":"b"},"metadata":{"labels":{"a":"b","a":"c"}}}"#;
-    for kind in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
-        let (code, reason, message) = refused(&client, Method::PATCH, &path, kind, merge).await;
-        assert_eq!((code, reason.as_str()), (422, "Invalid"), "{message}");
-        assert!(message.starts_with(r#" "" is invalid: patch: Invalid value: "#), "{message}");
-        let all = r#"strict decoding error: duplicate field "metadata.labels.a", unknown field "dta""#;
-        assert!(message.ends_with(all), "{message}");
-    }
-    let operations = br#"[{"op":"add","path":"/dta","value":{},"extra":1}]"#;
-    let (code, _, message) =
-        refused(&client, Method::PATCH, &path, "application/json-patch+json", operations).await;
-    let all = r#"strict decoding error: json patch unknown field "[0].extra", unknown field "dta""#;
-    assert!(code == 422 && message.ends_with(all), "{message}");
-    // What does not apply is refused for that.
-    let missing = br#"[{"op":"remove","path":"/nothing","extra":1}]"#;
-    let (_, _, message) =
-        refused(&client, Method::PATCH, &path, "application/json-patch+json", missing).await;
-    assert!(!message.contains("strict"), "{message}");
-    // Nothing of it was written; without strictness it is.
-    let object: Value = client.get(&format!("{MAPS}/x")).await.unwrap();
-    assert_eq!(object["metadata"]["labels"], Value::Null);
-    let relaxed = format!("{MAPS}/x?fieldValidation=Ignore");
-    client.request(Method::PATCH, &relaxed, "application/merge-patch+json", merge.to_vec()).await.unwrap();
-    let object: Value = client.get(&format!("{MAPS}/x")).await.unwrap();
-    assert_eq!(object["metadata"]["labels"]["a"], "c");
-    let (code, _, message) = refused(&client, Method::PATCH, &path, "application/json", merge).await;
-    assert!(code == 415 && message.contains("application/strategic-merge-patch+json"), "{message}");
-}

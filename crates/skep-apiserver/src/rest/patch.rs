@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::Response;
-use serde_json::{Map, Value as Json};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Map, Value as Json, json};
 use skep_api::{Errors, Object, Path};
 use skep_patch::Rejection;
 use skep_patch::json::JsonPatch;
@@ -119,11 +120,33 @@ pub async fn patch(call: &Call, body: Bytes) -> Result<Response<Body>, ApiError>
     let key = call.key(&call.path.name)?;
     let type_name = call.app.type_name(call.kind.as_ref());
     let item = write::update_with(call, &key, write::Preconditions::default(), |old| {
-        changed(call, &patch, old, &type_name)
+        match pod_status(call, &patch, old, &type_name) {
+            Some(new) => Ok(new),
+            None => changed(call, &patch, old, &type_name),
+        }
     })
     .await?;
     let output = call.output()?;
     call.respond(200, output.content_type(), Body::Full(output.one(&item)?))
+}
+
+/// What [`changed`] makes, for what is patched more often than anything else: the status of a pod. Its specification, most of a pod,
+/// cannot be changed this way and need not become a tree and be read again.
+///
+/// `None` for everything else, and for what is to be refused: [`changed`] finds the words.
+fn pod_status(call: &Call, patch: &Patch, old: &dyn Object, type_name: &str) -> Option<Box<dyn Object>> {
+    let pod = old.downcast_ref::<Pod>().filter(|_| call.path.subresource == "status")?;
+    let (Form::Merge(Json::Object(fields)) | Form::Strategic(fields)) = &patch.form else { return None };
+    if fields.keys().any(|field| field != "metadata" && field != "status") {
+        return None;
+    }
+    let mut part = json!({"apiVersion": "v1", "kind": "Pod", "metadata": pod.metadata});
+    if let Some(status) = &pod.status {
+        part["status"] = serde_json::to_value(status).ok()?;
+    }
+    let mut new = read_back(call, patch, old, part, type_name).ok()?;
+    new.downcast_mut::<Pod>()?.spec.clone_from(&pod.spec);
+    Some(new)
 }
 
 fn changed(
@@ -133,6 +156,17 @@ fn changed(
     type_name: &str,
 ) -> Result<Box<dyn Object>, ApiError> {
     let tree = call.kind.to_value(old).map_err(ApiError::internal)?;
+    read_back(call, patch, old, tree, type_name)
+}
+
+/// Patches the tree of an object, or of a part of it, and makes an object of it again.
+fn read_back(
+    call: &Call,
+    patch: &Patch,
+    old: &dyn Object,
+    tree: Json,
+    type_name: &str,
+) -> Result<Box<dyn Object>, ApiError> {
     let before = tree["metadata"]["resourceVersion"].clone();
     let mut tree = apply(call, patch, tree, type_name)?;
     // A patch that does not speak of the revision is not bound to the one that it happened to be applied to.
