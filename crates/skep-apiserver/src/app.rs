@@ -89,7 +89,7 @@ pub struct App {
 /// How far each follower has come, so that a writer's next request sees the effect of this one.
 #[derive(Default)]
 pub struct Followed {
-    by_resource: RwLock<FxHashMap<GroupResource, tokio::sync::watch::Receiver<Revision>>>,
+    pub(crate) by_resource: RwLock<FxHashMap<GroupResource, tokio::sync::watch::Receiver<Revision>>>,
 }
 
 impl Followed {
@@ -98,7 +98,7 @@ impl Followed {
         self.by_resource.write().insert(resource, receiver);
     }
 
-    async fn caught_up(&self, resource: &GroupResource, revision: Revision) {
+    pub(crate) async fn caught_up(&self, resource: &GroupResource, revision: Revision) {
         let receiver = self.by_resource.read().get(resource).cloned();
         if let Some(mut receiver) = receiver {
             // An error means that the server is ending: nobody will look.

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
+use rustc_hash::FxHashSet;
 use serde_json::value::RawValue;
 use skep_auth::node::NodeChange;
-use skep_auth::rbac::Change as PolicyChange;
+use skep_auth::rbac::{Change as PolicyChange, Kind as PolicyKind};
 use skep_base::{GroupResource, Key, Revision, Scope, TenantName};
 use skep_store::{Change, ListOptions, Op, Store, Txn, Value};
 
@@ -123,12 +124,38 @@ fn follow(app: &Arc<App>, resource: GroupResource, apply: Apply) {
     });
 }
 
+/// What was applied of a resource, as far as it made a difference.
+fn known(app: &App, resource: &GroupResource) -> Vec<Key> {
+    let (rbac, nodes) = (&app.authorizer.rbac, &app.authorizer.nodes);
+    let known = match resource.resource() {
+        "pods" => nodes.known_pods(),
+        "persistentvolumes" => nodes.known_volumes(),
+        "volumeattachments" => nodes.known_attachments(),
+        "clusterroles" => rbac.known(PolicyKind::ClusterRole),
+        "clusterrolebindings" => rbac.known(PolicyKind::ClusterRoleBinding),
+        "roles" => rbac.known(PolicyKind::Role),
+        "rolebindings" => rbac.known(PolicyKind::RoleBinding),
+        _ => {
+            // The operator's own tenant has no object.
+            let names = app.tenants.names().into_iter().filter(|name| !name.is_system());
+            names.map(|name| (TenantName::system(), "".into(), name.as_str().into())).collect()
+        }
+    };
+    known.into_iter().map(|(tenant, ns, name)| Key::new(resource.clone(), tenant, &ns, &name)).collect()
+}
+
+/// Takes over all there is. What was known and is no more goes: its deletion may be among the changes that were missed.
 fn take_over(app: &App, scope: &Scope, apply: Apply) -> Revision {
     // A list at the newest revision cannot have expired.
     match app.objects.store().list(scope, &ListOptions::default()) {
         Ok(listing) => {
+            let mut gone: FxHashSet<Key> = known(app, scope.resource()).into_iter().collect();
             for (key, value) in &listing.items {
+                gone.remove(key);
                 apply(app, key, Some(value), None);
+            }
+            for key in &gone {
+                apply(app, key, None, None);
             }
             listing.revision
         }
@@ -194,6 +221,10 @@ fn apply_policy(app: &App, key: &Key, value: Option<&Value>, _: Option<&Value>) 
     }
     let (namespace, name) = (&*key.namespace, &*key.name);
     let rbac = &app.authorizer.rbac;
+    if value.is_none() && app.tenants.get(&key.tenant).is_none() {
+        // The last of a tenant's policy may go after the tenant itself. That its defaults are deleted must not be said of the next of its name.
+        return rbac.remove_tenant(&key.tenant);
+    }
     match key.resource.resource() {
         "clusterroles" => {
             let object: Option<ClusterRole> =
@@ -261,4 +292,100 @@ async fn make_system_tenant(app: &App) -> Result<(), ApiError> {
         name: system,
     });
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+    use skep_client::Client;
+    use skep_store::engine::memory::Memory;
+    use skep_store::{Expect, StoreOptions};
+
+    use super::*;
+    use crate::in_process::system_client;
+
+    async fn started(folder: &std::path::Path) -> Arc<App> {
+        let store = Store::open(Box::new(Memory), StoreOptions::default()).unwrap();
+        let pki = skep_auth::pki::Pki::open(folder, &[], Timestamp::now()).unwrap();
+        let addresses = tenants::ServiceAddresses {
+            cluster_ip: "10.96.0.1".to_owned(),
+            endpoint_ip: "127.0.0.1".to_owned(),
+            endpoint_port: 6443,
+        };
+        let config = crate::app::Config { base_url: "https://127.0.0.1:6443".to_owned(), addresses };
+        App::start(store, Arc::new(pki), config).await.unwrap()
+    }
+
+    async fn make(client: &Client, path: &str, object: serde_json::Value) {
+        client.post::<serde_json::Value>(path, &object).await.unwrap();
+    }
+
+    /// One object of each kind that is followed, under each of two names.
+    async fn make_all(client: &Client) {
+        for name in ["stays", "goes"] {
+            let meta = json!({"name": name});
+            make(client, "/apis/tenancy.skep.io/v1/tenants", json!({"metadata": meta})).await;
+            let rbac = "/apis/rbac.authorization.k8s.io/v1";
+            let within = format!("{rbac}/namespaces/default");
+            let role = json!({"metadata": meta, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]});
+            make(client, &format!("{rbac}/clusterroles"), role.clone()).await;
+            make(client, &format!("{within}/roles"), role).await;
+            let subject = json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "u"});
+            let group = "rbac.authorization.k8s.io";
+            let mut binding = json!({"metadata": meta, "subjects": [subject], "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name}});
+            make(client, &format!("{rbac}/clusterrolebindings"), binding.clone()).await;
+            binding["roleRef"]["kind"] = "Role".into();
+            make(client, &format!("{within}/rolebindings"), binding).await;
+            let pod = json!({"metadata": meta, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+            make(client, "/api/v1/namespaces/default/pods", pod).await;
+            let volume = json!({"metadata": meta, "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+                "hostPath": {"path": "/x"}, "claimRef": {"namespace": "default", "name": name}}});
+            make(client, "/api/v1/persistentvolumes", volume).await;
+            let attachment = json!({"metadata": meta, "spec": {"attacher": "a", "nodeName": "n", "source": {"persistentVolumeName": name}}});
+            make(client, "/apis/storage.k8s.io/v1/volumeattachments", attachment).await;
+        }
+    }
+
+    /// A follower that was too slow begins anew with what there is, and must not keep what was deleted in between: a role that is no
+    /// more would go on to give rights.
+    #[tokio::test]
+    async fn what_was_deleted_unseen_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = started(folder.path()).await;
+        make_all(&system_client(&app, "admin")).await;
+        let mut followed: Vec<(GroupResource, Apply)> = vec![(tenants_resource(), apply_tenant)];
+        followed.extend(
+            POLICY.map(|r| (GroupResource::new("rbac.authorization.k8s.io", r), apply_policy as Apply)),
+        );
+        followed.extend(NODE_GRAPH.map(|(g, r)| (GroupResource::new(g, r), apply_node_graph as Apply)));
+        let ours = |resource: &GroupResource| {
+            let mut names: Vec<String> = known(&app, resource).iter().map(|k| k.name.to_string()).collect();
+            names.retain(|n| n == "stays" || n == "goes");
+            names.sort();
+            names
+        };
+        let store = app.objects.store();
+        for (resource, _) in &followed {
+            let listing = store.list(&Scope::AllTenants(resource.clone()), &ListOptions::default()).unwrap();
+            let last = listing.items.iter().map(|(_, value)| value.revision()).max().unwrap();
+            app.followed.caught_up(resource, last).await;
+            assert_eq!(ours(resource), ["goes", "stays"], "{resource}");
+        }
+        // From now on nobody looks.
+        app.shutdown.send_replace(true);
+        while app.followed.by_resource.read().values().any(|r| r.has_changed().is_ok()) {
+            tokio::task::yield_now().await;
+        }
+        for (resource, apply) in followed {
+            let scope = Scope::AllTenants(resource.clone());
+            let listing = store.list(&scope, &ListOptions::default()).unwrap();
+            let (lost, _) = listing.items.iter().find(|(key, _)| &*key.name == "goes").unwrap();
+            let deletion = Op::Delete { key: lost.clone(), expect: Expect::Any };
+            store.commit([deletion].into_iter().collect::<Txn>()).await.unwrap();
+            assert_eq!(ours(&resource), ["goes", "stays"], "{resource}: nobody has told");
+            take_over(&app, &scope, apply);
+            assert_eq!(ours(&resource), ["stays"], "{resource}");
+        }
+    }
 }

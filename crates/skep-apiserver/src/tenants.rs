@@ -55,6 +55,12 @@ impl Tenants {
         self.by_name.write().remove(name);
     }
 
+    /// The names of all, the operator's own included.
+    #[must_use]
+    pub fn names(&self) -> Vec<TenantName> {
+        self.by_name.read().keys().cloned().collect()
+    }
+
     /// How many there are, the operator's own included.
     #[must_use]
     pub fn len(&self) -> usize {

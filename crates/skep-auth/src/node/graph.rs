@@ -262,6 +262,15 @@ impl Graph {
         self.volumes.get(name).is_some_and(|v| self.uses(ObjectKind::Claim, v.claim.clone(), node))
     }
 
+    /// Namespaces and names of what was applied of one kind.
+    fn names(&self, of: ObjectKind) -> Vec<(&str, &str)> {
+        match of {
+            ObjectKind::Pod => self.pods.keys().filter_map(|path| path.split_once('/')).collect(),
+            ObjectKind::Volume => self.volumes.keys().map(|name| ("", &**name)).collect(),
+            _ => self.owned.keys().filter(|(kind, _)| *kind == of).map(|(_, name)| ("", &**name)).collect(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.volumes.is_empty() && self.owned.is_empty()
     }
@@ -315,6 +324,35 @@ impl NodeGraph {
     /// Forgets a tenant.
     pub fn remove_tenant(&self, tenant: &TenantName) {
         self.shard(tenant).write().remove(tenant);
+    }
+
+    /// Tenant, namespace and name of every pod that was applied and makes a difference: for whoever has missed changes, to find what is no more.
+    #[must_use]
+    pub fn known_pods(&self) -> Vec<(TenantName, Box<str>, Box<str>)> {
+        self.known(ObjectKind::Pod)
+    }
+
+    /// As [`NodeGraph::known_pods`], for persistent volumes, which have no namespace.
+    #[must_use]
+    pub fn known_volumes(&self) -> Vec<(TenantName, Box<str>, Box<str>)> {
+        self.known(ObjectKind::Volume)
+    }
+
+    /// As [`NodeGraph::known_pods`], for volume attachments, which have no namespace.
+    #[must_use]
+    pub fn known_attachments(&self) -> Vec<(TenantName, Box<str>, Box<str>)> {
+        self.known(ObjectKind::Attachment)
+    }
+
+    fn known(&self, of: ObjectKind) -> Vec<(TenantName, Box<str>, Box<str>)> {
+        let mut known = Vec::new();
+        for shard in &self.shards {
+            for (tenant, graph) in shard.read().iter() {
+                let names = graph.names(of).into_iter();
+                known.extend(names.map(|(ns, name)| (tenant.clone(), ns.into(), name.into())));
+            }
+        }
+        known
     }
 
     /// How many tenants have a graph.

@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use skep_api::UserInfo;
 use skep_base::TenantName;
 
-use super::layer::{Binding, Layer, Role, RoleKind};
+use super::layer::{Binding, Kind, Layer, Role, RoleKind};
 use super::rule::Verb;
 use super::{Decision, RbacReason, Reason, missing_role};
 use crate::attributes::Attributes;
@@ -162,6 +162,20 @@ impl RbacIndex {
     /// Forgets a tenant.
     pub fn remove_tenant(&self, tenant: &TenantName) {
         self.shard(tenant).write().remove(tenant);
+    }
+
+    /// Tenant, namespace and name of every object of a kind that was applied and makes a difference: for whoever has missed changes, to find
+    /// what is no more.
+    #[must_use]
+    pub fn known(&self, of: Kind) -> Vec<(TenantName, Box<str>, Box<str>)> {
+        let mut known = Vec::new();
+        for shard in &self.shards {
+            for (tenant, layer) in shard.read().iter() {
+                let names = layer.names(of).into_iter();
+                known.extend(names.map(|(ns, name)| (tenant.clone(), ns.into(), name.into())));
+            }
+        }
+        known
     }
 
     /// How many tenants have a policy of their own.

@@ -217,6 +217,16 @@ impl BindingSet {
 /// Roles, or tombstones of roles of the layer below, by name.
 type RoleMap = HashMap<Box<str>, Option<Arc<Role>>>;
 
+/// The kinds of policy objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Kind {
+    ClusterRole,
+    ClusterRoleBinding,
+    Role,
+    RoleBinding,
+}
+
 /// One layer of policy.
 #[derive(Debug, Default)]
 pub(super) struct Layer {
@@ -235,6 +245,24 @@ impl Layer {
     /// The bindings of a scope; `namespace` is empty for cluster role bindings.
     pub(super) fn bindings(&self, namespace: &str) -> Option<&BindingSet> {
         if namespace.is_empty() { Some(&self.cluster_bindings) } else { self.bindings.get(namespace) }
+    }
+
+    /// Namespaces and names of what is said here of one kind.
+    pub(super) fn names(&self, of: Kind) -> Vec<(&str, &str)> {
+        fn within<'a, T>(
+            namespace: &'a str,
+            map: &'a HashMap<Box<str>, T>,
+        ) -> impl Iterator<Item = (&'a str, &'a str)> {
+            map.keys().map(move |name| (namespace, &**name))
+        }
+        match of {
+            Kind::ClusterRole => within("", &self.cluster_roles).collect(),
+            Kind::ClusterRoleBinding => within("", &self.cluster_bindings.by_name).collect(),
+            Kind::Role => self.roles.iter().flat_map(|(ns, roles)| within(ns, roles)).collect(),
+            Kind::RoleBinding => {
+                self.bindings.iter().flat_map(|(ns, set)| within(ns, &set.by_name)).collect()
+            }
+        }
     }
 
     pub(super) fn put_role(&mut self, namespace: &str, name: &str, entry: Option<Option<Arc<Role>>>) {

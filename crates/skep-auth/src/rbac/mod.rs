@@ -13,6 +13,7 @@ mod tests;
 pub use covers::{EscalationError, confirm_no_escalation, covers};
 pub(crate) use index::bootstrap_role_allows;
 pub use index::{Change, RbacIndex, Rules};
+pub use layer::Kind;
 pub use rule::rule_allows;
 
 use std::borrow::Cow;
