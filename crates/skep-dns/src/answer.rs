@@ -39,6 +39,30 @@ enum Found {
 /// of addresses change from answer to answer. Over TCP, `is_packet` is false and the answer may be long.
 #[must_use]
 pub fn answer(query: &[u8], names: &Names, domain: &str, turn: usize, is_packet: bool) -> Reply {
+    answer_in_turn(query, names, domain, turn, is_packet).0
+}
+
+/// The same, and whether `turn` has a part in it.
+pub(crate) fn answer_in_turn(
+    query: &[u8],
+    names: &Names,
+    domain: &str,
+    turn: usize,
+    is_packet: bool,
+) -> (Reply, bool) {
+    let mut takes_turns = false;
+    let reply = answer_to(query, names, domain, turn, is_packet, &mut takes_turns);
+    (reply, takes_turns)
+}
+
+fn answer_to(
+    query: &[u8],
+    names: &Names,
+    domain: &str,
+    turn: usize,
+    is_packet: bool,
+    takes_turns: &mut bool,
+) -> Reply {
     let Ok(query) = Message::from_vec(query) else { return Reply::Nothing };
     if query.metadata.message_type != MessageType::Query {
         return Reply::Nothing;
@@ -77,6 +101,7 @@ pub fn answer(query: &[u8], names: &Names, domain: &str, turn: usize, is_packet:
     response.metadata.authoritative = true;
     let code = match found {
         Found::Records(all) => {
+            *takes_turns = all.len() > 1;
             let records =
                 all.into_iter().map(|data| Record::from_rdata(question.name().clone(), TTL_S, data));
             response.add_answers(records);

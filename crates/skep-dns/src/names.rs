@@ -51,6 +51,8 @@ pub struct Names {
     services: FxHashMap<String, FxHashMap<String, ServiceNames>>,
     /// Addresses backwards: the labels before the domain. One address may be an endpoint of several services.
     reverse: FxHashMap<IpAddr, Vec<(String, String, Option<String>)>>,
+    /// How often anything has changed.
+    changes: u64,
 }
 
 /// The name of an endpoint that has none: its address with dashes.
@@ -79,6 +81,7 @@ impl Names {
 
     /// Sets, changes or removes a service.
     pub fn set(&mut self, namespace: &str, name: &str, service: Option<ServiceNames>) {
+        self.changes += 1;
         let old = self.services.get_mut(namespace).and_then(|all| all.remove(name));
         for (ip, _) in old.iter().flat_map(addresses) {
             if let Some(list) = self.reverse.get_mut(&ip) {
@@ -107,6 +110,11 @@ impl Names {
     #[must_use]
     pub fn get(&self, namespace: &str, name: &str) -> Option<&ServiceNames> {
         self.services.get(namespace)?.get(name)
+    }
+
+    /// Another number whenever anything has changed: what was answered before holds as long as it is the same.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub(crate) fn has_namespace(&self, namespace: &str) -> bool {

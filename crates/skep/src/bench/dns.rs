@@ -3,9 +3,12 @@
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::event::epoll;
+use rustix::net::sockopt;
 use serde_json::{Value, json};
 use skep_bench::Latencies;
 use skep_client::{Client, ObjectPath, Patch, Resource, Tenants};
@@ -50,6 +53,10 @@ const PROMISED_P99_MS: f64 = 2.0;
 const PROMISED_NEW_MS: f64 = 100.0;
 /// Questions under way at once when it is asked as fast as it answers.
 const WINDOW: usize = 64;
+/// What the client's socket may leave lying, in bytes of the kernel's memory.
+const WAITING_BYTES: usize = 4 << 20;
+/// Sockets that are read at a time.
+const READY: usize = 256;
 
 /// Measures, and prints what it finds.
 ///
@@ -238,10 +245,64 @@ impl Found {
 struct Waiting {
     /// When it was to be sent: a client that is late has waited too.
     due: Instant,
-    id: u16,
     question: usize,
+    /// Its own, which goes with the answer.
     socket: Option<UdpSocket>,
-    done: bool,
+}
+
+/// Questions that wait, by their numbers, and the order in which they were asked. However many are lost, an answer costs the same.
+struct Asking {
+    by_number: Vec<Option<Waiting>>,
+    order: VecDeque<u16>,
+    epoll: OwnedFd,
+}
+
+impl Asking {
+    fn new() -> anyhow::Result<Asking> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("opening a list of sockets")?;
+        let by_number = std::iter::repeat_with(|| None).take(1 << 16).collect();
+        Ok(Asking { by_number, order: VecDeque::new(), epoll })
+    }
+
+    fn add(&mut self, number: u16, one: Waiting) -> anyhow::Result<()> {
+        if let Some(socket) = &one.socket {
+            let data = epoll::EventData::new_u64(number.into());
+            epoll::add(&self.epoll, socket, data, epoll::EventFlags::IN).context("waiting for an answer")?;
+        }
+        self.by_number[usize::from(number)] = Some(one);
+        self.order.push_back(number);
+        Ok(())
+    }
+
+    /// Which questions with a socket of their own have something to read.
+    fn ready(&self, found: &mut Vec<epoll::Event>) -> anyhow::Result<()> {
+        found.clear();
+        let now = rustix::event::Timespec::default();
+        let buffer = rustix::buffer::spare_capacity(found);
+        epoll::wait(&self.epoll, buffer, Some(&now)).context("waiting for answers")?;
+        Ok(())
+    }
+
+    fn take(&mut self, number: u16) -> Option<Waiting> {
+        self.by_number[usize::from(number)].take()
+    }
+
+    /// Gives up those that have waited too long; how many they are.
+    fn give_up(&mut self) -> usize {
+        let mut lost = 0;
+        while let Some(first) = self.order.front().copied() {
+            match &self.by_number[usize::from(first)] {
+                Some(one) if one.due.elapsed() <= LOST_AFTER => break,
+                Some(_) => {
+                    self.by_number[usize::from(first)] = None;
+                    lost += 1;
+                }
+                None => {}
+            }
+            self.order.pop_front();
+        }
+        lost
+    }
 }
 
 fn socket() -> anyhow::Result<UdpSocket> {
@@ -266,9 +327,12 @@ fn ask(cpu: Option<usize>, asked: &Asked<'_>) -> anyhow::Result<Found> {
         pin(cpu)?;
     }
     let shared = socket()?;
+    // What is measured is not how much the client can leave lying.
+    sockopt::set_socket_recv_buffer_size_force(&shared, WAITING_BYTES).context("opening a socket")?;
     let mut buffer = [0u8; 4096];
     let mut found = Found::default();
-    let mut waiting: VecDeque<Waiting> = VecDeque::new();
+    let mut asking = Asking::new()?;
+    let mut ready = Vec::with_capacity(READY);
     let (begun, length) = (Instant::now(), Duration::from_secs(asked.seconds));
     let mut sent = 0_u64;
     let judge = |found: &mut Found, bytes: &[u8], one: &Waiting| {
@@ -281,7 +345,8 @@ fn ask(cpu: Option<usize>, asked: &Asked<'_>) -> anyhow::Result<Found> {
     loop {
         let now = Instant::now();
         let over = now.duration_since(begun) >= length;
-        loop {
+        // Some at a time: who is late reads answers in between.
+        for _ in 0..WINDOW {
             let due = match asked.rate {
                 Some(rate) => begun + Duration::from_nanos(sent * 1_000_000_000 / rate),
                 None => now,
@@ -301,37 +366,33 @@ fn ask(cpu: Option<usize>, asked: &Asked<'_>) -> anyhow::Result<Found> {
                 Err(error) => return Err(error).context("asking the name server"),
             }
             sent += 1;
-            waiting.push_back(Waiting { due, id, question, socket: own, done: false });
+            asking.add(id, Waiting { due, question, socket: own })?;
         }
         if asked.fresh {
-            for one in waiting.iter_mut().filter(|w| !w.done) {
+            asking.ready(&mut ready)?;
+            for event in &ready {
+                let number = event.data.u64() as u16;
+                let Some(one) = asking.take(number) else { continue };
                 let Some(socket) = &one.socket else { continue };
                 if take(socket, &mut buffer)?.is_some() {
-                    judge(&mut found, &buffer, one);
-                    one.done = true;
+                    judge(&mut found, &buffer, &one);
                 }
             }
         } else {
             while take(&shared, &mut buffer)?.is_some() {
                 let id = u16::from_be_bytes([buffer[0], buffer[1]]);
-                if let Some(one) = waiting.iter_mut().find(|w| w.id == id && !w.done) {
-                    one.done = true;
-                    judge(&mut found, &buffer, one);
+                if let Some(one) = asking.take(id) {
+                    judge(&mut found, &buffer, &one);
                 }
             }
         }
-        while waiting.front().is_some_and(|w| w.done || w.due.elapsed() > LOST_AFTER) {
-            found.lost += usize::from(waiting.pop_front().is_some_and(|w| !w.done));
-        }
-        if over && waiting.is_empty() {
-            break;
-        }
-        if found.took.is_zero() && over {
+        found.lost += asking.give_up();
+        if over && found.took.is_zero() {
             found.took = begun.elapsed();
         }
-    }
-    if found.took.is_zero() {
-        found.took = begun.elapsed();
+        if over && asking.order.is_empty() {
+            break;
+        }
     }
     Ok(found)
 }
