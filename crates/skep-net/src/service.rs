@@ -204,12 +204,19 @@ fn base(batch: &mut Batch, family: Family) {
         ]);
         batch.add_rule(t, "services", &rule);
     }
-    for (name, what) in [("drop", Expr::Verdict(Verdict::Drop)), ("reject", Expr::Refuse { v6: l.v6 })] {
+    let tcp = [
+        Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) },
+        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[L4::Tcp.number()] },
+        Expr::Reset,
+    ];
+    // The kernel tells each client by ICMP only once a second that nobody is there, and who asks again meanwhile waits for an answer that
+    // does not come: a connection of TCP is reset.
+    let (drop, told) = ([Expr::Verdict(Verdict::Drop)], [Expr::Refuse { v6: l.v6 }]);
+    for (name, what) in [("drop", &drop[..]), ("reject", &tcp), ("reject", &told)] {
         let ports = format!("{name}-nodeports");
         for (keys, set) in [(&to[..], name), (&to_own[..], ports.as_str())] {
-            let mut rule = keys.to_vec();
-            rule.extend([Expr::Lookup { set, from: Reg(0), to: None, inverted: false }, what.clone()]);
-            batch.add_rule(t, "refuse", &rule);
+            let found = Expr::Lookup { set, from: Reg(0), to: None, inverted: false };
+            batch.add_rule(t, "refuse", &[keys, &[found], what].concat());
         }
     }
     let hidden = [

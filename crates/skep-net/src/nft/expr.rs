@@ -154,6 +154,8 @@ pub enum Expr<'a> {
     Forget { set: &'a str, key: Reg, data: Option<Reg> },
     /// Tells the sender by ICMP that there is nobody at this port, and drops; in tables of one IP family.
     Refuse { v6: bool },
+    /// Resets the connection that the packet is to begin, and drops; packets that are not of TCP are dropped only.
+    Reset,
     /// Keeps connection tracking from seeing the packet; in chains before it (`raw`).
     Untracked,
     /// Whether the destination is this machine's own address, as a number: 2 means it is.
@@ -283,6 +285,10 @@ impl Expr<'_> {
             Expr::Refuse { v6 } => of("reject", &|m| {
                 // Port unreachable, which each of the two ICMP numbers its own way.
                 m.be32(NFTA_REJECT_TYPE, 0).u8(NFTA_REJECT_ICMP_CODE, if *v6 { 4 } else { 3 });
+            }),
+            Expr::Reset => of("reject", &|m| {
+                const TYPE_RESET: u32 = 1;
+                m.be32(NFTA_REJECT_TYPE, TYPE_RESET);
             }),
             Expr::DestinationType { to } => of("fib", &|m| {
                 m.be32(NFTA_FIB_DREG, to.number()).be32(NFTA_FIB_RESULT, 3).be32(NFTA_FIB_FLAGS, 2);

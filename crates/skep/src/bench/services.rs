@@ -59,8 +59,9 @@ const PROMISED_MS: f64 = 20.0;
 const ALLOWANCE: f64 = 0.25;
 /// How long anything that is to happen soon is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long one attempt to connect may take before the next: a packet that was dropped is sent again after a second.
-const ATTEMPT: Duration = Duration::from_millis(20);
+/// How long one attempt to connect may take before the next: a packet that was dropped is sent again after a second. As long as
+/// that is not known sooner what was begun in vain is waited for, so it is short; a connection takes a hundredth of it.
+const ATTEMPT: Duration = Duration::from_millis(5);
 
 /// Measures, and prints what it finds.
 ///
@@ -337,13 +338,20 @@ fn beside_kube_proxy(options: &Options) -> anyhow::Result<usize> {
         made.push(Way::new(name, kind, folder.path(), n)?);
     }
     // In turns, so that all of them meet what else the computer does.
-    const TURNS: u64 = 10;
+    const TURNS: u64 = 40;
+    // Of each turn: what else the computer does changes from second to second, and only what was measured right after each other is compared.
+    let mut ratios = Vec::new();
     for _ in 0..TURNS {
+        let mut medians = Vec::new();
         for way in &mut made {
-            way.connect(options.connections / TURNS)?;
+            medians.push(way.connect((options.connections / TURNS).max(1))?);
+        }
+        ratios.push(medians[1] / medians[4].max(f64::MIN_POSITIVE));
+        for way in &mut made {
             way.change((options.changes / TURNS).max(1))?;
         }
     }
+    ratios.sort_by(f64::total_cmp);
     println!(
         "W3: connections through services beside kube-proxy's layout in nf_tables, each with {ENDPOINTS} endpoints"
     );
@@ -366,16 +374,16 @@ fn beside_kube_proxy(options: &Options) -> anyhow::Result<usize> {
             us(0.99)
         );
     }
-    let (skep, other) = (&made[1], &made[4]);
+    let skep = &made[1];
     let mut misses = figure(
         "one change in the kernel's tables",
         &format!("p99 {:.2} ms", ms(&skep.changes, 0.99)),
         "under 20 ms",
         ms(&skep.changes, 0.99) < PROMISED_MS,
     );
-    let ratio = ms(&skep.connected, 0.5) / ms(&other.connected, 0.5).max(f64::MIN_POSITIVE);
+    let ratio = ratios[ratios.len() / 2];
     misses += figure(
-        "a connection beside kube-proxy's layout, p50",
+        "a connection beside kube-proxy's layout, p50, median of turns",
         &format!("{:.0} %", ratio * 100.0),
         "not slower (within 10 %)",
         ratio < 1.1,
@@ -428,7 +436,8 @@ impl Way {
         Ok(way)
     }
 
-    fn connect(&mut self, count: u64) -> anyhow::Result<()> {
+    /// Makes connections; gives what half of them took at most, in milliseconds.
+    fn connect(&mut self, count: u64) -> anyhow::Result<f64> {
         let targets = &self.targets;
         let took = self.client.run(|| -> anyhow::Result<Vec<Duration>> {
             let mut took = Vec::new();
@@ -440,8 +449,11 @@ impl Way {
             }
             Ok(took)
         })??;
-        took.into_iter().for_each(|t| self.connected.add(t));
-        Ok(())
+        let mut turn = Latencies::default();
+        took.into_iter().for_each(|t| turn.add(t));
+        let median = ms(&turn, 0.5);
+        self.connected.append(turn);
+        Ok(median)
     }
 
     /// Replaces an endpoint of a service that nobody connects to, and puts it back.
