@@ -27,12 +27,13 @@ use crate::nft::{
 };
 use crate::ns::sysctl;
 use crate::podpublic::PUBLIC_PREFIX;
+use crate::short;
 
 /// Where devices receive and send.
-const DEVICES: Table = Table { family: Family::Netdev, name: "skep-fast" };
+pub(crate) const DEVICES: Table = Table { family: Family::Netdev, name: "skep-fast" };
 /// Where connection tracking and filters have spoken.
-const MARKS: Table = Table { family: Family::Ip, name: "skep-fast" };
-const FLOWS: &str = "flows";
+pub(crate) const MARKS: Table = Table { family: Family::Ip, name: "skep-fast" };
+pub(crate) const FLOWS: &str = "flows";
 /// The interfaces of pods by their Ethernet addresses.
 const PODS: &str = "pods";
 /// Behind all who filter: see [`crate::filter`].
@@ -42,10 +43,10 @@ const PRIORITY_FAST: i32 = -10;
 /// Behind what changes packets on the uplink.
 const PRIORITY_LEARN: i32 = 10;
 /// Says that a flow may be known. Groups of services are below, and other marks have other high bits.
-const FAST: u32 = 0x2000_0000;
+pub(crate) const FAST: u32 = 0x2000_0000;
 /// How long a flow goes the short way before it is looked at again. Longer saves nothing; connection tracking forgets a connection that it does
 /// not hear of only after minutes.
-const KNOWN_MS: u64 = 10_000;
+pub(crate) const KNOWN_MS: u64 = 10_000;
 const TCP: u8 = 6;
 /// FIN, SYN and RST.
 const BEGINS_OR_ENDS: u8 = 0b111;
@@ -62,32 +63,68 @@ pub(crate) fn tracking() -> Result<()> {
     sysctl("netfilter/nf_conntrack_tcp_timeout_max_retrans", ESTABLISHED_S)
 }
 
-fn chain(hook: Hook, priority: i32, device: Option<&str>) -> BaseChain<'_> {
+pub(crate) fn chain(hook: Hook, priority: i32, device: Option<&str>) -> BaseChain<'_> {
     BaseChain { kind: ChainKind::Filter, hook, priority, drop: false, device }
 }
 
-fn is_plain_tcp() -> [Expr<'static>; 8] {
-    const NOTHING: [u8; 2] = [0; 2];
+/// Matches packets that neither begin nor end a connection, if they are of TCP over IPv4 without options: whether they are says the key.
+fn goes_on() -> [Expr<'static>; 3] {
+    // The half word with the flags, and the window.
     [
-        Expr::Payload { base: PayloadBase::Network, offset: 9, len: 1, to: Reg(0) },
-        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[TCP] },
-        // No fragment, not even the first: they belong together.
-        Expr::Payload { base: PayloadBase::Network, offset: 6, len: 2, to: Reg(0) },
-        Expr::Bitwise { from: Reg(0), to: Reg(0), mask: &[0x3f, 0xff], xor: &NOTHING },
-        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &NOTHING },
-        Expr::Payload { base: PayloadBase::Transport, offset: 13, len: 1, to: Reg(0) },
-        Expr::Bitwise { from: Reg(0), to: Reg(0), mask: &[BEGINS_OR_ENDS], xor: &[0] },
-        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[0] },
+        Expr::Payload { base: PayloadBase::Network, offset: 32, len: 4, to: Reg(0) },
+        Expr::Bitwise { from: Reg(0), to: Reg(0), mask: &[0, BEGINS_OR_ENDS, 0, 0], xor: &[0; 4] },
+        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[0; 4] },
     ]
 }
 
-/// The key but for the interface, which is before it: Ethernet addresses, IP addresses, ports.
-fn flow() -> [Expr<'static>; 3] {
-    [
-        Expr::Payload { base: PayloadBase::Link, offset: 0, len: 12, to: Reg(1) },
-        Expr::Payload { base: PayloadBase::Network, offset: 12, len: 8, to: Reg(4) },
-        Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 4, to: Reg(6) },
-    ]
+/// Of the headers what is the same in all packets of a flow. What differs lies between, and is blanked: lengths, numbers, sums, times to live.
+/// There is one read of all headers instead of one for each field, and no comparisons, for this is what each packet costs.
+pub(crate) const HEADERS: Reg = Reg(0);
+/// Where Ethernet's type and the length of IP's header are.
+const KINDS: Reg = Reg(3);
+/// Where there is what differs: three registers, in the middle one fragments and the protocol.
+const DIFFERS: Reg = Reg(4);
+const FRAGMENT: Reg = Reg(5);
+/// The destination's port, with what comes behind it.
+const PORT: Reg = Reg(9);
+/// Behind the headers: the interface that the flow comes from.
+pub(crate) const FROM: Reg = Reg(10);
+/// What a flow's key is made of: the headers to the ports, and the interface.
+pub(crate) const KEY: [u8; 2] = [38, 4];
+/// Where it goes.
+const LEAVES: Reg = Reg(12);
+const SAME: [u8; 12] = [0, 0, 0, 0, 0x3f, 0xff, 0, 0xff, 0, 0, 0xff, 0xff];
+
+/// Finds the flow of a packet that goes on, and what the set has for it.
+pub(crate) fn known(set: &str, to: Reg) -> Vec<Expr<'_>> {
+    let mut all = goes_on().to_vec();
+    all.extend([
+        Expr::Payload { base: PayloadBase::Link, offset: 0, len: 38, to: HEADERS },
+        Expr::Bitwise { from: DIFFERS, to: DIFFERS, mask: &SAME, xor: &[0; 12] },
+        Expr::Meta { key: MetaKey::Iif, to: FROM },
+        Expr::Lookup { set, from: HEADERS, to: Some(to), inverted: false },
+    ]);
+    all
+}
+
+/// Matches what may be learned, and leaves its key but for the interface.
+pub(crate) fn begins() -> Vec<Expr<'static>> {
+    let mut all = goes_on().to_vec();
+    all.extend([
+        // As long as the whole key: programs that print rules do not get on with keys of parts of unknown lengths.
+        Expr::Payload { base: PayloadBase::Link, offset: 0, len: 44, to: HEADERS },
+        Expr::Bitwise { from: DIFFERS, to: DIFFERS, mask: &SAME, xor: &[0; 12] },
+        Expr::Bitwise { from: PORT, to: PORT, mask: &[0xff, 0xff, 0, 0], xor: &[0; 4] },
+        // IPv4 without options; no fragment, not even the first: they belong together; TCP.
+        Expr::Cmp { from: KINDS, op: Cmp::Eq, value: &[0x08, 0x00, 0x45] },
+        Expr::Cmp { from: FRAGMENT, op: Cmp::Eq, value: &[0, 0, 0, TCP] },
+    ]);
+    all
+}
+
+/// Matches what is marked.
+fn marked(mark: &[u8; 4]) -> [Expr<'_>; 2] {
+    [Expr::Meta { key: MetaKey::Mark, to: Reg(0) }, Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: mark }]
 }
 
 /// The short way between a bridge's uplink and pods, in place of what there is of it. `links` are the namespace's.
@@ -95,54 +132,46 @@ pub(crate) fn set_up(nft: &mut Nft, bridge: &Link, uplink: Option<&Link>, links:
     let mut batch = Batch::new();
     for table in [DEVICES, MARKS] {
         batch.delete_table(table);
-        batch.add_table(table);
     }
+    batch.add_table(DEVICES);
     let to = Some(MapTo::Bytes(4));
-    let flows = Set {
-        name: FLOWS.into(),
-        key: vec![4, 12, 8, 4],
-        map: to,
-        timeout_ms: Some(KNOWN_MS),
-        ..Set::default()
-    };
+    let flows =
+        Set { name: FLOWS.into(), key: KEY.into(), map: to, timeout_ms: Some(KNOWN_MS), ..Set::default() };
     batch.add_set(DEVICES, &flows);
     batch.add_set(DEVICES, &Set { name: PODS.into(), key: vec![6], map: to, ..Set::default() });
-    for name in ["fast", "learn"] {
-        batch.add_chain(DEVICES, name);
-    }
-    let own = &bridge.mac.0;
-    let known = [
-        Expr::Meta { key: MetaKey::Iif, to: Reg(0) },
-        Expr::Lookup { set: FLOWS, from: Reg(0), to: Some(Reg(8)), inverted: false },
-        Expr::Redirect { device: Reg(8) },
+    batch.add_chain(DEVICES, "learn");
+    let source = [
+        Expr::Payload { base: PayloadBase::Link, offset: 6, len: 6, to: Reg(13) },
+        // What is routed has the bridge's own address by now, and came from elsewhere.
+        Expr::Cmp { from: Reg(13), op: Cmp::Ne, value: &bridge.mac.0 },
     ];
-    let is_ip = [
-        Expr::Meta { key: MetaKey::Protocol, to: Reg(0) },
-        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[0x08, 0x00] },
-    ];
-    let fast = [&is_ip[..], &is_plain_tcp(), &known[..1], &flow(), &known[1..]].concat();
-    batch.add_rule(DEVICES, "fast", &fast);
-    let mark = FAST.to_ne_bytes();
-    let marked = [
-        Expr::Meta { key: MetaKey::Mark, to: Reg(0) },
-        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &mark },
-    ];
-    let source = [Expr::Payload { base: PayloadBase::Link, offset: 6, len: 6, to: Reg(10) }];
-    // What is routed has the bridge's own address by now, and came from elsewhere.
-    let is_bridged = [Expr::Cmp { from: Reg(10), op: Cmp::Ne, value: own }];
-    let of_pod = [Expr::Lookup { set: PODS, from: Reg(10), to: Some(Reg(0)), inverted: false }];
+    let of_pod = [Expr::Lookup { set: PODS, from: Reg(13), to: Some(FROM), inverted: false }];
     let remember = [
-        Expr::Meta { key: MetaKey::Oif, to: Reg(8) },
-        Expr::Remember { set: FLOWS, key: Reg(0), data: Some(Reg(8)), timeout_ms: KNOWN_MS },
+        Expr::Meta { key: MetaKey::Oif, to: LEAVES },
+        Expr::Remember { set: FLOWS, key: HEADERS, data: Some(LEAVES), timeout_ms: KNOWN_MS },
         Expr::Verdict(Verdict::Accept),
     ];
-    let begins = [&marked[..], &is_plain_tcp(), &source, &is_bridged].concat();
-    batch.add_rule(DEVICES, "learn", &[&begins[..], &of_pod, &flow(), &remember].concat());
+    let begins = [&begins()[..], &source].concat();
+    batch.add_rule(DEVICES, "learn", &[&begins[..], &of_pod, &remember].concat());
     if let Some(uplink) = uplink {
         let index = uplink.index.to_ne_bytes();
-        let from_uplink = [Expr::Immediate { to: Reg(0), value: &index }];
-        batch.add_rule(DEVICES, "learn", &[&begins[..], &from_uplink, &flow(), &remember].concat());
+        let from_uplink = [Expr::Immediate { to: FROM, value: &index }];
+        batch.add_rule(DEVICES, "learn", &[&begins[..], &from_uplink, &remember].concat());
     }
+    remember_established(&mut batch);
+    let pods = links.iter().filter(|l| l.name.starts_with(POD_PREFIX) && !l.name.starts_with(PUBLIC_PREFIX));
+    let of_bridge = pods.filter(|l| l.master == Some(bridge.index));
+    for link in of_bridge.chain(uplink) {
+        device(&mut batch, &link.name);
+    }
+    nft.commit(batch)
+}
+
+/// Marks what may be learned: packets of connections that are established in both directions, whose addresses nothing changes, and
+/// that every filter has let through.
+pub(crate) fn remember_established(batch: &mut Batch) {
+    let mark = FAST.to_ne_bytes();
+    batch.add_table(MARKS);
     batch.add_base_chain(MARKS, "forward", &chain(Hook::Forward, PRIORITY_MARK, None));
     let right = [
         Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) },
@@ -157,23 +186,39 @@ pub(crate) fn set_up(nft: &mut Nft, bridge: &Link, uplink: Option<&Link>, links:
         Expr::MetaSet { key: MetaKey::Mark, from: Reg(0) },
     ];
     batch.add_rule(MARKS, "forward", &right);
-    let pods = links.iter().filter(|l| l.name.starts_with(POD_PREFIX) && !l.name.starts_with(PUBLIC_PREFIX));
-    let of_bridge = pods.filter(|l| l.master == Some(bridge.index));
-    for link in of_bridge.chain(uplink) {
-        device(&mut batch, &link.name);
-    }
-    nft.commit(batch)
 }
 
 fn device(batch: &mut Batch, name: &str) {
-    for (prefix, hook, priority, to) in
-        [("in", Hook::Ingress, PRIORITY_FAST, "fast"), ("out", Hook::Egress, PRIORITY_LEARN, "learn")]
-    {
-        let own = format!("{prefix}-{name}");
-        batch.add_base_chain(DEVICES, &own, &chain(hook, priority, Some(name)));
+    let fast = [&known(FLOWS, LEAVES)[..], &[Expr::Redirect { device: LEAVES }]].concat();
+    hook(batch, name, PRIORITY_FAST, &fast, "learn");
+}
+
+/// What is done with packets that a device receives, and where those that it sends are learned.
+pub(crate) fn hook(batch: &mut Batch, device: &str, priority: i32, fast: &[Expr<'_>], learn: &str) {
+    for (prefix, at, priority) in [("in", Hook::Ingress, priority), ("out", Hook::Egress, PRIORITY_LEARN)] {
+        let own = format!("{prefix}-{device}");
+        batch.add_base_chain(DEVICES, &own, &chain(at, priority, Some(device)));
         batch.flush_chain(DEVICES, &own);
-        batch.add_rule(DEVICES, &own, &[Expr::Verdict(Verdict::Jump(to.into()))]);
+        match at {
+            Hook::Ingress => batch.add_rule(DEVICES, &own, fast),
+            _ => learns(batch, &own, learn),
+        }
     }
+}
+
+fn learns(batch: &mut Batch, chain: &str, learn: &str) {
+    let mark = FAST.to_ne_bytes();
+    let jump = [Expr::Verdict(Verdict::Jump(learn.into()))];
+    batch.add_rule(DEVICES, chain, &[&marked(&mark)[..], &jump].concat());
+}
+
+/// Does something with what a device sends before it is learned, where otherwise there would be a chain for each: to be in one costs a packet more
+/// than most rules. `rules` adds them to a chain that has none.
+pub(crate) fn first(batch: &mut Batch, device: &str, rules: impl FnOnce(&mut Batch, Table, &str)) {
+    let own = format!("out-{device}");
+    batch.flush_chain(DEVICES, &own);
+    rules(batch, DEVICES, &own);
+    learns(batch, &own, "learn");
 }
 
 fn element(mac: MacAddr, data: Option<u32>) -> NewElement {
@@ -182,9 +227,9 @@ fn element(mac: MacAddr, data: Option<u32>) -> NewElement {
     NewElement { key, key_end: None, data: data.map(|i| ElementData::Bytes(i.to_ne_bytes().to_vec())) }
 }
 
-/// Whether the short way is there.
-fn elements(nft: &mut Nft) -> Result<Option<Vec<crate::nft::Element>>> {
-    match nft.elements(DEVICES, PODS) {
+/// What a set of the short way holds, if that is there.
+pub(crate) fn elements(nft: &mut Nft, set: &str) -> Result<Option<Vec<crate::nft::Element>>> {
+    match nft.elements(DEVICES, set) {
         Ok(said) => Ok(Some(said)),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
@@ -193,7 +238,7 @@ fn elements(nft: &mut Nft) -> Result<Option<Vec<crate::nft::Element>>> {
 
 /// A pod's interface is there, and where the pod is; or it is gone. All flows are forgotten.
 pub(crate) fn set_pod(nft: &mut Nft, link: &str, index: u32, mac: Option<MacAddr>) -> Result<()> {
-    let Some(said) = elements(nft)? else { return Ok(()) };
+    let Some(said) = elements(nft, PODS)? else { return Ok(()) };
     let mut batch = Batch::new();
     let data = index.to_ne_bytes();
     for old in said {
@@ -225,13 +270,14 @@ pub(crate) fn set_pod(nft: &mut Nft, link: &str, index: u32, mac: Option<MacAddr
     Ok(())
 }
 
-/// Who may talk to whom has changed: all flows are looked at again.
+/// Who may talk to whom has changed, in a machine or on a switch: all flows are looked at again.
 pub(crate) fn forget_flows(nft: &mut Nft) -> Result<()> {
-    if elements(nft)?.is_none() {
-        return Ok(());
-    }
     let mut batch = Batch::new();
-    batch.flush_set(DEVICES, FLOWS);
+    if elements(nft, PODS)?.is_some() {
+        batch.flush_set(DEVICES, FLOWS);
+    } else if short::is_there(nft)? {
+        short::forget(&mut batch);
+    }
     nft.commit(batch)
 }
 

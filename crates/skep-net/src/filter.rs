@@ -30,6 +30,7 @@ use crate::nft::{
     NewElement, Nft, PayloadBase, Reg, Set, Table, Verdict,
 };
 use crate::ns::{Namespace, sysctl};
+use crate::short;
 
 /// What a filter is for: each has tables of its own, and a packet must pass all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -174,7 +175,7 @@ impl Filter {
         }
         self.nft.commit(batch)?;
         self.known = Some(table);
-        if self.purpose == Purpose::Policies && !changes.is_empty() {
+        if !changes.is_empty() {
             fast::forget_flows(&mut self.nft)?;
         }
         Ok(changes.len())
@@ -196,6 +197,9 @@ impl Filter {
 /// # Errors
 /// When the kernel cannot do it, and it was asked for.
 pub fn filter_bridged(namespace: &Namespace, on: bool) -> Result<()> {
+    if on {
+        short::track(namespace, true)?;
+    }
     namespace.run(|| {
         for name in ["iptables", "ip6tables"] {
             let name = format!("bridge/bridge-nf-call-{name}");
@@ -203,8 +207,9 @@ pub fn filter_bridged(namespace: &Namespace, on: bool) -> Result<()> {
                 sysctl(&name, if on { "1" } else { "0" })?;
             }
         }
-        Ok(())
-    })?
+        Result::Ok(())
+    })??;
+    if on { Ok(()) } else { short::track(namespace, false) }
 }
 
 /// The tables without anything in them.

@@ -37,6 +37,7 @@ pub mod podpublic;
 pub mod route;
 mod rule;
 pub mod service;
+mod short;
 pub mod switch;
 pub mod tc;
 mod uapi;

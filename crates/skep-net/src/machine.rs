@@ -441,6 +441,14 @@ fn begin_short_way(
         fast::remove(&mut batch);
         return nft.commit(batch);
     }
+    if let Some(uplink) = uplink {
+        // In one chain with what is learned.
+        let mut batch = Batch::new();
+        fast::first(&mut batch, &uplink.name, |batch, table, chain| speak(batch, table, chain, config));
+        batch.flush_chain(VOICE, "egress");
+        batch.delete_chain(VOICE, "egress");
+        nft.commit(batch)?;
+    }
     // Where pods are that there are already: what their bridge was told.
     for link in links.iter().filter(|l| l.master == Some(bridge.index) && l.name.starts_with(POD_PREFIX)) {
         if link.name.starts_with(PUBLIC_PREFIX) {
@@ -484,6 +492,11 @@ fn own_voice(config: &MachineConfig, uplink: &str) -> Batch {
     let device = Some(uplink);
     let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Egress, priority: 0, drop: false, device };
     batch.add_base_chain(VOICE, "egress", &base);
+    speak(&mut batch, VOICE, "egress", config);
+    batch
+}
+
+fn speak(batch: &mut Batch, table: Table, chain: &str, config: &MachineConfig) {
     // A lookup for each family, however many addresses there are: every packet that leaves comes by.
     for (set, protocol, offset, len) in [("own4", [0x08, 0x00], 12, 4), ("own6", [0x86, 0xdd], 8, 16)] {
         let own = config.addresses.iter().filter_map(|a| match (a.addr(), len) {
@@ -495,22 +508,27 @@ fn own_voice(config: &MachineConfig, uplink: &str) -> Batch {
         if own.is_empty() {
             continue;
         }
-        batch.add_set(VOICE, &Set { name: set.into(), key: vec![len], ..Set::default() });
+        batch.add_set(table, &Set { name: set.into(), key: vec![len], ..Set::default() });
         for key in own {
-            batch.add_element(VOICE, set, NewElement { key, ..NewElement::default() });
+            batch.add_element(table, set, NewElement { key, ..NewElement::default() });
         }
-        let rule = [
+        let is = [
             Expr::Meta { key: MetaKey::Protocol, to: Reg(0) },
             Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &protocol },
+        ];
+        let own = [
             Expr::Payload { base: PayloadBase::Network, offset, len: len.into(), to: Reg(0) },
             Expr::Lookup { set, from: Reg(0), to: None, inverted: false },
+        ];
+        let speak = [
             Expr::Immediate { to: Reg(0), value: &config.mac.0 },
             // The Ethernet header's source.
             Expr::PayloadSet { base: PayloadBase::Link, offset: 6, len: 6, from: Reg(0) },
         ];
-        batch.add_rule(VOICE, "egress", &rule);
+        // What is nearly never so of what is nearly all that leaves is asked first.
+        let rule = if len == 4 { [&own[..], &is, &speak] } else { [&is[..], &own, &speak] };
+        batch.add_rule(table, chain, &rule.concat());
     }
-    batch
 }
 
 /// Everywhere, through one of us.

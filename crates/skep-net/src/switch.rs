@@ -24,6 +24,7 @@ use crate::nft::{Batch, Counter, Family, Nft, Table};
 use crate::ns::{LOOPBACK, Namespace, is_namespace, sysctl};
 use crate::origin;
 use crate::route::{Forward, Neighbour};
+use crate::short;
 
 const BRIDGE: &str = "br";
 const WIRE: &str = "vx";
@@ -60,6 +61,10 @@ pub struct Switch {
     entrance: Option<Entrance>,
     /// Interfaces whose forgeries are counted by themselves.
     counted: BTreeSet<String>,
+    /// Whether there is a short way.
+    is_short: bool,
+    /// The Ethernet addresses behind interfaces' numbers, as the short way was told.
+    located: BTreeMap<MacAddr, u32>,
     /// Nothing was said yet: what an earlier process said still holds.
     fresh: bool,
 }
@@ -127,12 +132,34 @@ impl Switch {
         }
         let (path, mtu, vni) = (path.to_owned(), config.mtu, config.vni);
         let (known, counted, entrance) = (Fabric::default(), BTreeSet::new(), None);
-        let fresh = true;
-        let mut switch =
-            Switch { namespace, path, net, nft, bridge, wire, mtu, vni, known, counted, entrance, fresh };
+        let (is_short, located, fresh) = (false, BTreeMap::new(), true);
+        let mut switch = Switch {
+            namespace,
+            path,
+            net,
+            nft,
+            bridge,
+            wire,
+            mtu,
+            vni,
+            known,
+            counted,
+            entrance,
+            is_short,
+            located,
+            fresh,
+        };
         if is_new || !switch.nft.tables(TABLE.family)?.iter().any(|t| t == TABLE.name) {
             // Nothing goes through before it is said.
             switch.nft.commit(switch.filters())?;
+        }
+        let machines = switch.interfaces()?;
+        let machines: Vec<&str> = machines.iter().map(String::as_str).collect();
+        match short::set_up(&mut switch.nft, ROUTER_MAC, (wire, WIRE), &machines) {
+            Ok(()) => switch.is_short = true,
+            // A kernel that cannot lead packets past a bridge.
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
         }
         Ok(switch)
     }
@@ -237,6 +264,11 @@ impl Switch {
         }
         let port = BridgePort { learning: Some(false), ..BridgePort::default() };
         self.net.set_bridge_port(ours.index, port)?;
+        if self.is_short {
+            let mut batch = Batch::new();
+            short::attach(&mut batch, name);
+            self.nft.commit(batch)?;
+        }
         self.net.set_up(ours.index)?;
         let theirs = there.expect_link(inside)?;
         // Until the machine has made it part of its bridge: what it would say by itself has no port's address.
@@ -250,7 +282,19 @@ impl Switch {
     /// # Errors
     /// What the kernel says.
     pub fn detach(&mut self, name: &str) -> Result<()> {
+        let index = self.net.link(name)?.map(|l| l.index);
         self.net.delete_link(name)?;
+        if self.is_short {
+            short::detach(&mut self.nft, name)?;
+            let mut batch = Batch::new();
+            let gone: Vec<MacAddr> =
+                self.located.iter().filter(|(_, i)| Some(**i) == index).map(|(mac, _)| *mac).collect();
+            for mac in gone {
+                short::delete_mac(&mut batch, mac);
+                self.located.remove(&mac);
+            }
+            self.nft.commit(batch)?;
+        }
         if self.counted.remove(name) {
             let mut batch = Batch::new();
             origin::forget(&mut batch, TABLE, name);
@@ -279,6 +323,11 @@ impl Switch {
     /// What the kernel says: then the switch is to be set up anew.
     pub fn apply(&mut self, changes: &[Change]) -> Result<()> {
         let mut batch = if self.fresh { self.filters() } else { Batch::new() };
+        let forgets = self.is_short && (self.fresh || changes.iter().any(changes_flows));
+        if self.is_short && self.fresh {
+            short::no_macs(&mut batch);
+            self.located.clear();
+        }
         let (mut neighbours, mut remote) = (Vec::new(), Vec::new());
         for change in changes {
             match change {
@@ -294,11 +343,21 @@ impl Switch {
                     if let Some(link) = self.net.link(interface)? {
                         self.net
                             .delete_forwards(link.index, &[Forward { mac: MacAddr(*mac), host: None }])?;
+                        if self.located.get(&MacAddr(*mac)) == Some(&link.index) {
+                            self.located.remove(&MacAddr(*mac));
+                            short::delete_mac(&mut batch, MacAddr(*mac));
+                        }
                     }
                 }
                 Change::SetLocal(mac, interface) => {
                     let link = self.net.expect_link(interface)?;
                     self.net.set_forwards(link.index, &[Forward { mac: MacAddr(*mac), host: None }])?;
+                    if self.is_short {
+                        if self.located.insert(MacAddr(*mac), link.index).is_some() {
+                            short::delete_mac(&mut batch, MacAddr(*mac));
+                        }
+                        short::add_mac(&mut batch, MacAddr(*mac), link.index);
+                    }
                 }
                 Change::Allow(interface, mac, ip) => {
                     let (set, element) = origin::allowed(interface, mac, *ip);
@@ -316,6 +375,9 @@ impl Switch {
                 }
             }
         }
+        if forgets {
+            short::forget(&mut batch);
+        }
         self.nft.commit(batch)?;
         let on_wire: Vec<Forward> =
             remote.iter().map(|(mac, host)| Forward { mac: *mac, host: Some(*host) }).collect();
@@ -327,6 +389,12 @@ impl Switch {
         if self.fresh {
             self.forget_others(changes)?;
             self.fresh = false;
+        }
+        if forgets {
+            // Once more: what was on its way through the bridge meanwhile may have been learned as it was before.
+            let mut batch = Batch::new();
+            short::forget(&mut batch);
+            self.nft.commit(batch)?;
         }
         Ok(())
     }
@@ -424,6 +492,14 @@ impl Switch {
         let all = net.links()?.into_iter();
         Ok(all.filter(|l| l.kind.as_deref() == Some("veth") && l.master.is_some()).count())
     }
+}
+
+/// Whether a flow that is under way may have to go elsewhere, or nowhere, from now on.
+fn changes_flows(change: &Change) -> bool {
+    !matches!(
+        change,
+        Change::Allow(..) | Change::AllowMac(..) | Change::SetNeighbour(..) | Change::RemoveNeighbour(..)
+    )
 }
 
 /// Keeps what is switched away from the filters for what is routed. The kernel's default is otherwise, for a whole namespace.

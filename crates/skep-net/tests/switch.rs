@@ -4,16 +4,19 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use common::{Mounts, Wire, arrives, can, talk};
 use serde_json::json;
+use skep_net::bandwidth::Shaper;
 use skep_net::filter::{Filter, Purpose, filter_bridged};
-use skep_net::nft::{Family, Nft};
+use skep_net::nft::{Family, Nft, Table};
 use skep_net::switch::{Forged, Switch, SwitchConfig};
 use skep_net::{MacAddr, Namespace, Net};
+use skep_netplan::bandwidth::{self, Limits, Memory, Policy, WIRE_MPU_BYTES};
 use skep_netplan::fabric::{Place, Port, plan};
 use skep_netplan::filter::group::{self, Group, Member};
 
@@ -285,6 +288,144 @@ fn security_groups_hold_outside_of_machines() {
     // And nothing to guard any more.
     set(&[], &[]);
     assert!(reach(0, 1) && reach(1, 0) && reach(2, 1));
+}
+
+/// A connection that echoes, and says whether it does.
+struct Echo {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Echo {
+    fn open(from: &Namespace, to: &Namespace, ip: IpAddr) -> Echo {
+        let listener = to.run(|| TcpListener::bind((ip, 9000))).unwrap().unwrap();
+        let client = from.run(|| TcpStream::connect((ip, 9000))).unwrap().unwrap();
+        Echo { client, server: listener.accept().unwrap().0 }
+    }
+
+    /// Bytes that have not arrived come later: what is expected is that they come at all, or that none does for so long.
+    fn holds(&mut self, patience: Duration) -> bool {
+        for stream in [&self.client, &self.server] {
+            stream.set_read_timeout(Some(patience)).unwrap();
+        }
+        let mut got = [0; 4];
+        self.client.write_all(b"ping").unwrap();
+        self.server.read_exact(&mut got).is_ok()
+            && self.server.write_all(&got).is_ok()
+            && self.client.read_exact(&mut got).is_ok()
+    }
+}
+
+/// Packets that went past the bridge of a switch.
+fn went_past(switch: &Namespace) -> u64 {
+    let table = Table { family: Family::Netdev, name: "skep-fast" };
+    Nft::open(switch).unwrap().counters(table).unwrap().iter().map(|c| c.packets).sum()
+}
+
+#[test]
+fn connections_under_way_go_past_the_bridge_as_long_as_they_may() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const NEVER: Duration = Duration::from_secs(2);
+    if !can() {
+        return;
+    }
+    let mut cloud = Cloud::new(2, 1);
+    let space = |cloud: &Cloud, n: usize| cloud.hosts[n].switches[0].namespace().try_clone().unwrap();
+    let spaces = [space(&cloud, 0), space(&cloud, 1)];
+    let mut shapers = spaces.each_ref().map(|ns| Shaper::set_up(ns).unwrap().0);
+    let mut memory = Memory::default();
+    let mut shape = |shapers: &mut [Shaper; 2], packets_per_s: Option<u64>| {
+        for (n, shaper) in shapers.iter_mut().enumerate() {
+            let port = bandwidth::Port {
+                name: "p".into(),
+                tenant: "t".into(),
+                vni: 5000,
+                interface: "m".into(),
+                mac: machine_mac(n).0,
+                addresses: vec![machine_ip(n)],
+                created_ms: 0,
+                policy: packets_per_s.map(|_| Policy {
+                    sending: Limits { packets_per_s, ..Limits::default() },
+                    receiving: Limits { packets_per_s, ..Limits::default() },
+                    mpu_bytes: WIRE_MPU_BYTES,
+                }),
+            };
+            shaper.set(&bandwidth::plan(&[port], None, &mut memory).networks[&5000]).unwrap();
+        }
+    };
+    shape(&mut shapers, None);
+    let mut echo = Echo::open(&cloud.machines[0][0], &cloud.machines[0][1], machine_ip(1));
+    let mut rounds = |echo: &mut Echo| (0..20).for_each(|_| assert!(echo.holds(PATIENCE)));
+    let past = || spaces.each_ref().map(went_past);
+
+    // Nobody has said whether connections are looked at: all of them are.
+    rounds(&mut echo);
+    assert_eq!(past(), [0, 0]);
+    spaces.iter().for_each(|ns| filter_bridged(ns, false).unwrap());
+    rounds(&mut echo);
+    let now = past();
+    assert!(now.iter().all(|n| *n >= 38), "all but the first in each direction went past: {now:?}");
+    // Each packet is counted once, for both who send and who receive.
+    for shaper in &mut shapers {
+        let traffic = shaper.traffic().unwrap();
+        let one = traffic.values().next().unwrap();
+        assert!(one.sent_packets >= 40 && one.received_packets >= 40, "{one:?}");
+        assert!(one.sent_bytes > 40 * 56 && one.received_bytes > 40 * 56, "{one:?}");
+    }
+    let links = Net::open(&spaces[0]).unwrap().expect_link("m").unwrap().stats;
+    let traffic = shapers[0].traffic().unwrap();
+    let one = traffic.values().next().unwrap();
+    assert!(one.sent_packets <= links.rx_packets && one.received_packets <= links.tx_packets, "{one:?} {links:?}");
+
+    // Who says anything else is looked at: an address that is somebody else's, for the same ports.
+    let before = cloud.dropped(0, 0)["ip"];
+    let forged = "10.64.0.77";
+    let mut inside = Net::open(&cloud.machines[0][0]).unwrap();
+    let nic = inside.expect_link("eth0").unwrap().index;
+    inside.add_address(nic, format!("{forged}/16").parse().unwrap()).unwrap();
+    assert!(!arrives(&cloud.machines[0][0], &cloud.machines[0][1], forged, &machine_ip(1).to_string()));
+    assert!(cloud.dropped(0, 0)["ip"] > before);
+
+    // Ports with a limit are looked at, each packet of them.
+    shape(&mut shapers, Some(100_000));
+    // What was counted of them stays.
+    let before: u64 = past().iter().sum();
+    rounds(&mut echo);
+    assert_eq!(past().iter().sum::<u64>(), before);
+    shape(&mut shapers, None);
+    rounds(&mut echo);
+    let before = past();
+    rounds(&mut echo);
+    assert!(past()[0] >= before[0] + 38);
+
+    // A port that is not there any more says nothing, nor is it said anything, from that moment on.
+    let all: BTreeMap<String, Place> =
+        [("m0".into(), Place::Here("m".into())), ("m1".into(), Place::There(cloud.hosts[1].ip))].into();
+    cloud.hosts[0].switches[0].set(&plan(&ports(2)[1..], &all)).unwrap();
+    assert!(!echo.holds(NEVER), "its packets went on by the way that they had");
+    cloud.hosts[0].switches[0].set(&plan(&ports(2), &all)).unwrap();
+    let mut echo = Echo::open(&cloud.machines[0][0], &cloud.machines[0][1], machine_ip(1));
+    rounds(&mut echo);
+
+    // Security groups end it at once, and let it past the bridge where they allow it.
+    let rule = |cidr: &str| -> BTreeMap<String, Group> {
+        let rule = json!({"ingress": [{"cidrs": [cidr]}], "egress": [{}]});
+        [("g".to_owned(), serde_json::from_value(json!({"spec": rule})).unwrap())].into()
+    };
+    let member = Member { addresses: vec![machine_ip(1)], groups: vec!["g".into()], here: true };
+    let mut filter = Filter::open(&spaces[1], Purpose::Groups).unwrap();
+    filter_bridged(&spaces[1], true).unwrap();
+    filter.set(&group::plan(&rule("10.64.0.11/32"), std::slice::from_ref(&member))).unwrap();
+    rounds(&mut echo);
+    let before = went_past(&spaces[1]);
+    rounds(&mut echo);
+    assert!(went_past(&spaces[1]) >= before + 38, "it is established, and allowed");
+    filter.set(&group::plan(&rule("10.99.0.0/16"), &[member])).unwrap();
+    assert!(!echo.holds(NEVER), "the group says no, and flows went on");
+    filter.set(&group::plan(&BTreeMap::new(), &[])).unwrap();
+    filter_bridged(&spaces[1], false).unwrap();
+    let mut echo = Echo::open(&cloud.machines[0][0], &cloud.machines[0][1], machine_ip(1));
+    rounds(&mut echo);
 }
 
 #[test]

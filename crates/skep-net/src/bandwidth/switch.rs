@@ -1,7 +1,7 @@
 //! The part of a network's switch: maxima, packet limits, what went through.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use skep_netplan::bandwidth::{PortShape, Rate, Shape, Side};
 
@@ -14,6 +14,7 @@ use crate::nft::{
     PayloadBase, Reg, Set, Table,
 };
 use crate::ns::Namespace;
+use crate::short;
 use crate::switch::Forged;
 use crate::tc::class_priority;
 
@@ -77,7 +78,11 @@ pub struct Shaper {
     /// What classes have; nothing of those that an earlier process has left.
     classes: BTreeMap<(String, u16), Option<Rate>>,
     retired: Retired,
+    /// Who goes the short way, and by which counter that is counted: by direction, interface, address. Nothing before it was said.
+    short: Option<BTreeMap<ShortKey, u16>>,
 }
+
+type ShortKey = (char, u32, Ipv4Addr);
 
 /// What maps hold, by map and key.
 type Elements = BTreeMap<(String, Vec<u8>), Mapped>;
@@ -131,6 +136,7 @@ impl Shaper {
             led: BTreeSet::new(),
             classes,
             retired: Retired::default(),
+            short: None,
         };
         Ok((shaper, numbers))
     }
@@ -167,7 +173,10 @@ impl Shaper {
         self.change_ports(&mut batch, wanted, &elements, &objects);
         let led: BTreeSet<String> = wanted.led().into_iter().collect();
         self.change_devices(&mut batch, &led, wanted, &elements)?;
+        let is_other = self.elements != elements || self.rest != Some(wanted.rest);
+        let short = self.change_short(&mut batch, wanted, &objects, is_other)?;
         self.nft.commit(batch)?;
+        self.short = short;
         (self.elements, self.objects, self.rest, self.led) = (elements, objects, Some(wanted.rest), led);
         let gone: Vec<_> = self.classes.keys().filter(|p| !classes.contains_key(p)).cloned().collect();
         for place in gone {
@@ -290,6 +299,61 @@ impl Shaper {
         Ok(())
     }
 
+    /// Who goes the short way from now on. Where anything has changed, all flows are looked at again.
+    fn change_short(
+        &mut self,
+        batch: &mut Batch,
+        wanted: &Shape,
+        objects: &BTreeSet<Object>,
+        is_other: bool,
+    ) -> Result<Option<BTreeMap<ShortKey, u16>>> {
+        if !short::is_there(&mut self.nft)? {
+            return Ok(None);
+        }
+        let interfaces: BTreeMap<String, u32> =
+            self.net.links()?.into_iter().map(|l| (l.name, l.index)).collect();
+        let new = shortened(wanted, &interfaces);
+        let old = self.short.clone().unwrap_or_default();
+        if self.short.is_none() {
+            // What an earlier process said.
+            for set in [short::MAY_SEND, short::MAY_RECEIVE, short::SENT, short::RECEIVED] {
+                batch.flush_set(short::TABLE, set);
+            }
+            for counter in self.nft.counters(short::TABLE)? {
+                batch.delete_counter(short::TABLE, &counter.name);
+            }
+            short::count_elsewhere(batch);
+        }
+        // A port that has a limit for a while keeps its counters: they would begin anew.
+        let counters = |all: &BTreeSet<Object>| -> BTreeSet<String> {
+            let names =
+                all.iter().filter_map(|o| if let Object::Counter(name) = o { Some(name) } else { None });
+            names.filter(|name| name.starts_with('c')).cloned().collect()
+        };
+        let had = if self.short.is_some() { counters(&self.objects) } else { BTreeSet::new() };
+        let has = counters(objects);
+        for name in has.difference(&had) {
+            batch.add_counter(short::TABLE, name);
+        }
+        for (key, number) in old.iter().filter(|(key, number)| new.get(key) != Some(number)) {
+            let (may, counted) = short_elements(key, *number);
+            batch.delete_element(short::TABLE, may.0, may.1);
+            batch.delete_element(short::TABLE, counted.0, counted.1);
+        }
+        for (key, number) in new.iter().filter(|(key, number)| old.get(key) != Some(number)) {
+            let (may, counted) = short_elements(key, *number);
+            batch.add_element(short::TABLE, counted.0, counted.1);
+            batch.add_element(short::TABLE, may.0, may.1);
+        }
+        for name in had.difference(&has) {
+            batch.delete_counter(short::TABLE, name);
+        }
+        if is_other || self.short.as_ref() != Some(&new) {
+            short::forget(batch);
+        }
+        Ok(Some(new))
+    }
+
     /// What went through each port since its counters were made, by its number; and removes classes that have emptied.
     ///
     /// # Errors
@@ -301,14 +365,22 @@ impl Shaper {
             // What is there was counted under other numbers.
             return Ok(all);
         }
-        for counter in self.nft.counters(PORTS)? {
+        let mut counters = self.nft.counters(PORTS)?;
+        if self.short.is_some() {
+            counters.extend(self.nft.counters(short::TABLE)?);
+        }
+        for counter in counters {
             let Some((kind, number)) = counter_of(&counter.name) else { continue };
             let port = all.entry(number).or_default();
-            match kind {
-                "cs" => (port.sent_packets, port.sent_bytes) = (counter.packets, counter.bytes),
-                "cr" => (port.received_packets, port.received_bytes) = (counter.packets, counter.bytes),
-                "os" => port.sent_over_limit = counter.packets,
-                _ => port.received_over_limit = counter.packets,
+            let (packets, bytes) = match kind {
+                "cs" => (&mut port.sent_packets, Some(&mut port.sent_bytes)),
+                "cr" => (&mut port.received_packets, Some(&mut port.received_bytes)),
+                "os" => (&mut port.sent_over_limit, None),
+                _ => (&mut port.received_over_limit, None),
+            };
+            *packets += counter.packets;
+            if let Some(bytes) = bytes {
+                *bytes += counter.bytes;
             }
         }
         let interfaces: BTreeSet<String> =
@@ -344,6 +416,41 @@ impl Led for Shape {
         let limited = self.ports.values().filter(|p| p.sending.maximum.is_some());
         limited.map(|p| p.interface.clone()).collect()
     }
+}
+
+/// Who may go the short way: whose direction has neither a maximum nor a limit of packets.
+fn shortened(shape: &Shape, interfaces: &BTreeMap<String, u32>) -> BTreeMap<ShortKey, u16> {
+    let mut all = BTreeMap::new();
+    for ((interface, ip), number) in &shape.keys {
+        let (Some(port), IpAddr::V4(ip), Some(index)) =
+            (shape.ports.get(number), ip, interfaces.get(interface))
+        else {
+            continue;
+        };
+        for (direction, side) in [(SENT, &port.sending), (RECEIVED, &port.receiving)] {
+            if *side == Side::default() {
+                all.insert((direction, *index, *ip), *number);
+            }
+        }
+    }
+    all
+}
+
+/// What lets it go, and what counts it: sets, and their elements.
+fn short_elements(
+    (direction, interface, ip): &ShortKey,
+    number: u16,
+) -> ((&'static str, NewElement), (&'static str, NewElement)) {
+    let mut key = ip.octets().to_vec();
+    key.extend(interface.to_ne_bytes());
+    let (may, counted) = if *direction == SENT {
+        (short::MAY_SEND, short::SENT)
+    } else {
+        (short::MAY_RECEIVE, short::RECEIVED)
+    };
+    let data = Some(ElementData::Counter(format!("c{direction}{number}")));
+    let element = |data| NewElement { key: key.clone(), data, ..NewElement::default() };
+    ((may, element(None)), (counted, element(data)))
 }
 
 /// The classes of maxima.

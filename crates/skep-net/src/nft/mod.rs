@@ -135,7 +135,7 @@ pub struct Set {
 /// An element to be written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct NewElement {
-    /// The key, its parts each filled up to a multiple of four bytes.
+    /// The key, its parts each filled up to a multiple of four bytes. An empty one is every key that has no element of its own.
     pub key: Vec<u8>,
     /// The end of a range, itself in it. Only for sets of ranges.
     pub key_end: Option<Vec<u8>>,
@@ -442,9 +442,13 @@ impl Batch {
 }
 
 fn write_element(m: &mut Message, element: &NewElement) {
-    m.nest(NFTA_SET_ELEM_KEY, |m| {
-        m.attr(NFTA_DATA_VALUE, &element.key);
-    });
+    if element.key.is_empty() {
+        m.be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_CATCHALL);
+    } else {
+        m.nest(NFTA_SET_ELEM_KEY, |m| {
+            m.attr(NFTA_DATA_VALUE, &element.key);
+        });
+    }
     if let Some(end) = &element.key_end {
         m.nest(NFTA_SET_ELEM_KEY_END, |m| {
             m.attr(NFTA_DATA_VALUE, end);

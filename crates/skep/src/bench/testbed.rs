@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use skep_net::Namespace;
 use skep_net::bandwidth::{Shaper, Uplink};
+use skep_net::filter::filter_bridged;
 use skep_net::link::{MacAddr, Net, Peer, Vxlan};
 use skep_net::machine::{MachineConfig, MachineNetwork, PodConfig};
 use skep_net::route::Forward;
@@ -124,6 +125,8 @@ impl Testbed {
         let config = SwitchConfig { vni: vni(tenant), mtu: MTU, local, port: VXLAN_PORT };
         let mut switch = Switch::set_up(ns, &path, &config)?;
         switch.lead_out(ns, &["10.64.0.0/16".parse().context("a subnet")?])?;
+        // There are no security groups.
+        filter_bridged(switch.namespace(), false)?;
         for machine in 1..=machines(host) {
             let inside = Namespace::new()?;
             switch.attach(&Testbed::interface(machine), &inside, "eth0")?;
