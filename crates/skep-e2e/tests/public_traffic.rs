@@ -66,7 +66,7 @@ fn public(name: &str, spec: Value) -> Value {
 
 /// What somebody outside hears.
 fn curl(url: &str) -> Result<String, String> {
-    let said = Command::new("curl").args(["-sS", "-m", "2", url]).output().unwrap();
+    let said = Command::new("curl").args(["-gsS", "-m", "2", url]).output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     if said.status.success() { Ok(text.trim().to_owned()) } else { Err(text) }
 }
@@ -124,12 +124,32 @@ fn hosts(cloud: &Cloud) -> [PathBuf; 2] {
 fn left(hosts: &[PathBuf], prefix: &str) -> Vec<String> {
     let mut found = Vec::new();
     for host in hosts {
-        for words in [&["ip", "route"][..], &["ip", "neigh", "show", "proxy"], &["nft", "list", "ruleset"]] {
+        for words in [
+            &["ip", "route"][..],
+            &["ip", "-6", "route"],
+            &["ip", "neigh", "show", "proxy"],
+            &["ip", "-6", "neigh", "show", "proxy"],
+            &["nft", "list", "ruleset"],
+        ] {
             let (_, said) = inside(host, words);
             found.extend(said.lines().filter(|l| l.contains(prefix)).map(str::to_owned));
         }
     }
     found
+}
+
+/// Gives the wire between the hosts addresses of IPv6, of which it has none by itself; the one outside.
+fn wire6(hosts: &[PathBuf], outside: &str, prefix: &str) -> String {
+    let here = Path::new("/proc/self/ns/net");
+    let own = inside(here, &["ip", "-o", "-4", "addr", "show", "to", outside]).1;
+    let wire = own.split_whitespace().nth(1).unwrap_or_else(|| panic!("nobody has {outside}: {own}"));
+    let ends = hosts.iter().map(|host| (host.as_path(), "eth0")).chain([(here, wire)]);
+    for (n, (namespace, link)) in ends.enumerate() {
+        let address = format!("{prefix}{}/64", 0x10 + n);
+        let (ok, said) = inside(namespace, &["ip", "-6", "addr", "add", &address, "dev", link, "nodad"]);
+        assert!(ok, "{said}");
+    }
+    format!("{prefix}{}", 0x10 + hosts.len())
 }
 
 #[test]
@@ -142,7 +162,9 @@ fn a_way_in_from_outside() {
     let prefix = format!("{}.", ["192.0.2", "198.51.100", "203.0.113"][n as usize / 32]);
     let first = n % 32 * 8;
     let pool = format!("{prefix}{first}/29");
-    let cloud = Cloud::up_with(&["--hosts", "2", "--public-pool", &pool]);
+    let prefix6 = format!("2001:db8:{:x}::", std::process::id() % 0xffff + 1);
+    let pool6 = format!("{prefix6}100/120");
+    let cloud = Cloud::up_with(&["--hosts", "2", "--public-pool", &pool, "--public-pool", &pool6]);
     let hosts = hosts(&cloud);
     let outside = {
         let said: Value =
@@ -211,6 +233,18 @@ fn a_way_in_from_outside() {
         assert!(["one", "two"].contains(&said.trim()), "{said}");
     }
 
+    // IPv6 alike: in to the pod, and out of it under its address.
+    let outside6 = wire6(&hosts, &outside, &prefix6);
+    let own6 = format!("{prefix6}101");
+    shop.apply(&[public("six", json!({"podName": "two", "address": own6}))]);
+    hears("the pod has its address of IPv6", &format!("http://[{own6}]:8080"), "two");
+    let said = shop.sh("two", "ip addr").unwrap();
+    assert!(said.contains(&format!("inet6 {own6}/128")), "{said}");
+    assert_eq!(seen(&outside6, |url| shop.curl("two", url)).unwrap(), own6);
+    assert!(seen(&outside6, |url| shop.curl("one", url)).is_err(), "who has none goes nowhere");
+    shop.run(&["delete", "publicip", "six"]);
+    hears_nothing("nobody answers for it", &format!("http://[{own6}]:8080"));
+
     // Nobody else has it: not by asking, not by taking.
     let file = cloud.data().join("stolen.json");
     std::fs::write(&file, public("mine", json!({"address": own})).to_string()).unwrap();
@@ -267,7 +301,9 @@ fn a_way_in_from_outside() {
     shop.run(&["delete", "publicip", "one"]);
     hears_nothing("nobody answers", &format!("http://{own}:8080"));
     eventually("nothing is left on hosts", || {
-        let left = left(&hosts, &prefix);
+        let mut left = left(&hosts, &prefix);
+        // The wire's own addresses are the test's.
+        left.extend(crate::left(&hosts, &own6));
         if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
     });
     eventually("nothing is left in the pod", || {

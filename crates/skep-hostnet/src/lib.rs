@@ -130,7 +130,7 @@ struct Here {
     guard: Guard,
     shaper: Shaper,
     /// The public addresses that lead in, as the host's edge was told; not known at first.
-    led: Option<BTreeSet<Ipv4Addr>>,
+    led: Option<BTreeSet<IpAddr>>,
     /// The network's number.
     vni: u32,
     /// Where its namespace is mounted.
@@ -708,7 +708,7 @@ impl Turn {
             all.openings.extend(entrance.openings.iter().cloned());
         }
         switch.let_in(&all)?;
-        let lead: BTreeSet<Ipv4Addr> = all.addresses.keys().copied().collect();
+        let lead: BTreeSet<IpAddr> = all.addresses.keys().copied().collect();
         if led.as_ref() != Some(&lead) {
             set_edge(edge, address, *vni, &lead)?;
             *led = Some(lead);
@@ -722,7 +722,7 @@ fn set_edge(
     edge: &Mutex<Option<Edge>>,
     address: IpAddr,
     vni: u32,
-    lead: &BTreeSet<Ipv4Addr>,
+    lead: &BTreeSet<IpAddr>,
 ) -> skep_net::netlink::Result<()> {
     let mut edge = edge.lock();
     let mut open = match edge.take() {

@@ -1,11 +1,11 @@
 //! Public addresses of tenants that have machines here: which lead in, and what went through them.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::json;
 use skep_base::TenantName;
@@ -57,8 +57,7 @@ struct Port {
 }
 
 impl PublicView {
-    /// IPv6 is given, and not led anywhere yet.
-    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
         self.spec.address.parse().ok()
     }
 
@@ -69,8 +68,8 @@ impl PublicView {
             (Some(_), _) => Holder::Pod,
             (None, Some(ports)) => {
                 let ranges = status.source_ranges.iter().flatten();
-                // What is of the other family, or no range at all, lets nobody in.
-                let sources: Vec<Ipv4Net> = ranges.clone().filter_map(|r| r.parse().ok()).collect();
+                // What is no range at all lets nobody in.
+                let sources: Vec<IpNet> = ranges.clone().filter_map(|r| r.parse().ok()).collect();
                 if sources.is_empty() && ranges.count() > 0 {
                     return None;
                 }
@@ -94,7 +93,7 @@ impl OfPods {
             let (Some(pod), Some(node)) = (&status.pod_name, &status.node_name) else { continue };
             if let Some(ip) = public.view.address() {
                 let key = (public.key.namespace.to_string(), pod.clone(), node.clone());
-                all.entry(key).or_default().push(ip.into());
+                all.entry(key).or_default().push(ip);
             }
         }
         OfPods(all)
@@ -207,7 +206,7 @@ impl Shared {
             let mut found = Vec::new();
             for (tenant, here) in all {
                 let mut here = here.lock();
-                let traffic: HashMap<Ipv4Addr, PublicTraffic> =
+                let traffic: HashMap<IpAddr, PublicTraffic> =
                     here.switch.public_traffic()?.into_iter().collect();
                 if traffic.is_empty() {
                     continue;
@@ -283,8 +282,9 @@ mod tests {
         let sources = vec!["10.0.0.0/8".parse().unwrap()];
         let expected = Holder::Service { ports: vec![(L4::Udp, 53)], sources };
         assert_eq!(view(service).public().unwrap().holder, expected);
-        let six = json!({"nodeName": "n", "ports": [{"protocol": "TCP", "port": 80}], "sourceRanges": ["2001:db8::/32"]});
-        assert_eq!(view(six).public(), None, "a range of the other family opens nothing");
+        let none =
+            json!({"nodeName": "n", "ports": [{"protocol": "TCP", "port": 80}], "sourceRanges": ["nowhere"]});
+        assert_eq!(view(none).public(), None, "what is no range opens nothing");
         for nowhere in [json!({}), json!({"nodeName": "n"}), json!({"podUid": "u"})] {
             assert_eq!(view(nowhere).public(), None);
         }

@@ -9,10 +9,10 @@
 //! Everything is read from the kernel before it is changed: it does not matter who left what.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::arp;
-use crate::egress::{OUTSIDE, PREFIX, PUBLIC, address_of, host_end, single};
+use crate::egress::{Layout, PREFIX, PUBLIC, SWITCH_IP6, address_of, host_end, octets, single};
 use crate::link::{Link, Net};
 use crate::netlink::Result;
 use crate::nft::{Batch, NewElement, Nft};
@@ -54,67 +54,105 @@ impl Edge {
     ///
     /// # Errors
     /// What the kernel says. It can be called again.
-    pub fn set(&mut self, vni: u32, wanted: &BTreeSet<Ipv4Addr>) -> Result<()> {
+    pub fn set(&mut self, vni: u32, wanted: &BTreeSet<IpAddr>) -> Result<()> {
         let Some(end) = self.net.link(&host_end(vni))? else { return Ok(()) };
-        let switch = address_of(end.index);
+        if wanted.iter().any(IpAddr::is_ipv6) {
+            let uplink = self.uplink.as_ref().map(|l| l.name.clone());
+            self.host.run(|| route_ipv6(uplink.as_deref()))??;
+        }
         let led = led_to(&mut self.net, &end)?;
-        let known = self.public()?;
+        let known = public(&mut self.nft)?;
         let mut batch = Batch::new();
         for ip in led.iter().filter(|ip| !wanted.contains(ip) && known.contains(ip)) {
-            batch.delete_element(OUTSIDE, PUBLIC, element(*ip));
+            batch.delete_element(Layout::of(*ip).inside, PUBLIC, element(*ip));
         }
         for ip in wanted.difference(&known) {
-            batch.add_element(OUTSIDE, PUBLIC, element(*ip));
+            batch.add_element(Layout::of(*ip).inside, PUBLIC, element(*ip));
         }
         self.nft.commit(batch)?;
         let proxies = self.net.proxies()?;
         for (link, ip) in &proxies {
             if led.contains(ip) && !wanted.contains(ip) {
-                self.net.delete_proxy(*link, (*ip).into())?;
+                self.net.delete_proxy(*link, *ip)?;
             }
         }
         for ip in led.iter().filter(|ip| !wanted.contains(ip)) {
-            self.net.delete_route(&route(&end, switch, *ip))?;
+            self.net.delete_route(&route(&end, *ip))?;
         }
         for ip in wanted {
             if !led.contains(ip) {
-                self.net.replace_route(&route(&end, switch, *ip))?;
+                self.net.replace_route(&route(&end, *ip))?;
             }
             let Some(uplink) = &self.uplink else { continue };
             if !proxies.contains(&(uplink.index, *ip)) || !led.contains(ip) {
-                self.net.add_proxy(uplink.index, (*ip).into())?;
+                self.net.add_proxy(uplink.index, *ip)?;
                 arp::announce(&self.host, uplink, *ip)?;
             }
         }
         Ok(())
     }
+}
 
-    fn public(&mut self) -> Result<BTreeSet<Ipv4Addr>> {
-        let elements = match self.nft.elements(OUTSIDE, PUBLIC) {
-            Err(error) if error.is_missing() => return Ok(BTreeSet::new()),
+/// The public addresses that the host's filters know.
+fn public(nft: &mut Nft) -> Result<BTreeSet<IpAddr>> {
+    let mut all = BTreeSet::new();
+    for layout in Layout::ALL {
+        let elements = match nft.elements(layout.inside, PUBLIC) {
+            Err(error) if error.is_missing() => continue,
             other => other?,
         };
-        let read = |key: Vec<u8>| <[u8; 4]>::try_from(key).ok().map(Ipv4Addr::from);
-        Ok(elements.into_iter().filter_map(|e| read(e.key)).collect())
+        all.extend(elements.into_iter().filter_map(|e| match e.key.len() {
+            4 => <[u8; 4]>::try_from(e.key).ok().map(|b| IpAddr::V4(Ipv4Addr::from(b))),
+            _ => <[u8; 16]>::try_from(e.key).ok().map(|b| IpAddr::V6(Ipv6Addr::from(b))),
+        }));
+    }
+    Ok(all)
+}
+
+/// Has the host lead IPv6 on, and answer for others on its uplink. A system that routes believes routers no more by itself, and would lose its
+/// own way out: what believes them now goes on to.
+fn route_ipv6(uplink: Option<&str>) -> Result<()> {
+    const ALSO_AS_ROUTER: &str = "2";
+    for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let believes = std::fs::read_to_string(entry.path().join("accept_ra")).unwrap_or_default();
+        if believes.trim_end() == "1" && !["all", "default"].contains(&&*name) {
+            sysctl(&format!("ipv6/conf/{name}/accept_ra"), ALSO_AS_ROUTER)?;
+        }
+    }
+    sysctl("ipv6/conf/all/forwarding", "1")?;
+    if let Some(uplink) = uplink {
+        sysctl(&format!("ipv6/conf/{uplink}/proxy_ndp"), "1")?;
+        sysctl(&format!("ipv6/neigh/{uplink}/proxy_delay"), "0")?;
+    }
+    Ok(())
+}
+
+fn element(ip: IpAddr) -> NewElement {
+    NewElement { key: octets(ip), ..NewElement::default() }
+}
+
+/// By whom an address's network is reached from its host.
+fn gateway(end: &Link, ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => address_of(end.index).into(),
+        IpAddr::V6(_) => SWITCH_IP6.into(),
     }
 }
 
-fn element(ip: Ipv4Addr) -> NewElement {
-    NewElement { key: ip.octets().to_vec(), ..NewElement::default() }
-}
-
-fn route(end: &Link, switch: Ipv4Addr, ip: Ipv4Addr) -> Route {
-    Route { destination: single(ip), gateway: Some(switch.into()), link: end.index, source: None }
+fn route(end: &Link, ip: IpAddr) -> Route {
+    Route { destination: single(ip), gateway: Some(gateway(end, ip)), link: end.index, source: None }
 }
 
 /// The public addresses that are led into a network.
-fn led_to(net: &mut Net, end: &Link) -> Result<BTreeSet<Ipv4Addr>> {
-    let switch = IpAddr::V4(address_of(end.index));
-    let all = net.routes()?.into_iter();
-    let of_it =
-        all.filter(|r| r.link == end.index && r.gateway == Some(switch) && r.destination.prefix_len() == 32);
-    Ok(of_it
-        .filter_map(|r| if let IpAddr::V4(ip) = r.destination.addr() { Some(ip) } else { None })
+fn led_to(net: &mut Net, end: &Link) -> Result<BTreeSet<IpAddr>> {
+    let all = net.routes()?.into_iter().filter(|r| r.link == end.index);
+    Ok(all
+        .filter(|r| r.destination.prefix_len() == r.destination.max_prefix_len())
+        .map(|r| (r.destination.addr(), r.gateway))
+        .filter(|(ip, by)| *by == Some(gateway(end, *ip)))
+        .map(|(ip, _)| ip)
         .collect())
 }
 
@@ -136,17 +174,10 @@ pub fn sweep(host: &Namespace) -> Result<()> {
     let mut batch = Batch::new();
     let mut nft = Nft::open(host)?;
     for (link, ip) in proxies.into_iter().filter(|(_, ip)| !led.contains(ip)) {
-        net.delete_proxy(link, ip.into())?;
+        net.delete_proxy(link, ip)?;
     }
-    match nft.elements(OUTSIDE, PUBLIC) {
-        Ok(known) => {
-            let read = |key: &[u8]| <[u8; 4]>::try_from(key).ok().map(Ipv4Addr::from);
-            for old in known.into_iter().filter(|e| read(&e.key).is_some_and(|ip| !led.contains(&ip))) {
-                batch.delete_element(OUTSIDE, PUBLIC, NewElement { key: old.key, ..NewElement::default() });
-            }
-        }
-        Err(error) if error.is_missing() => {}
-        Err(error) => return Err(error),
+    for ip in public(&mut nft)?.into_iter().filter(|ip| !led.contains(ip)) {
+        batch.delete_element(Layout::of(ip).inside, PUBLIC, element(ip));
     }
     nft.commit(batch)
 }

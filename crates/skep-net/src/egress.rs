@@ -12,12 +12,12 @@
 //!
 //! Public addresses are the exception: they are let in (see [`crate::edge`]) and leave as they are.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::link::{MacAddr, Net, Peer};
-use crate::machine::{default_route, quiet};
+use crate::machine::default_route;
 use crate::netlink::Result;
 use crate::nft::{
     BaseChain, Batch, ChainKind, Cmp, CtKey, Expr, Family, Hook, KeyType, MetaKey, NewElement, Nft,
@@ -28,10 +28,15 @@ use crate::route::{Neighbour, Route};
 
 /// Whom machines send what leaves their network: the switch, the same on every host.
 pub const ROUTER_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same over IPv6, for who has a public address of that family. Everybody else has no way out there: nothing is hidden in IPv6.
+pub const ROUTER_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0x101);
 /// Its Ethernet address.
 pub const ROUTER_MAC: MacAddr = MacAddr([0x0e, 0, 0, 0, 0, 1]);
 /// Whom the switch sends it: the host's end, which needs no address of its own and so has this one in name only.
 const HOST_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+/// The same over IPv6, and the switch's end, whom the host sends what comes for public addresses.
+const HOST_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0x102);
+pub(crate) const SWITCH_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0x103);
 /// The switch's bridge, with its ending zero.
 const BRIDGED: &[u8] = b"br\0";
 /// The switch's end.
@@ -44,9 +49,11 @@ const ADDRESS_BITS: u32 = 22;
 /// The largest packet between a switch and its host.
 const MTU: u32 = 1500;
 /// On a switch: what may pass, and whose source is hidden.
-pub(crate) const INSIDE: Table = Table { family: Family::Ip, name: "skep-egress" };
+const INSIDE: Table = Table { family: Family::Ip, name: "skep-egress" };
 /// The same on the host, for all networks.
-pub(crate) const OUTSIDE: Table = Table { family: Family::Ip, name: "skep-egress" };
+const OUTSIDE: Table = INSIDE;
+/// Of IPv6, in both places: only public addresses come and go.
+const SIX: Table = Table { family: Family::Ip6, name: "skep-egress" };
 /// The mark of packets that come from a network, until they have left.
 const MARK: u32 = 0x534b_0001;
 /// On a switch, the set of what may begin a connection from outside: see [`crate::entrance`].
@@ -62,6 +69,36 @@ const REPLY: [u8; 1] = [1];
 const UDP: u8 = 17;
 /// How addresses begin that are only on a link.
 const LINK_LOCAL: [u8; 2] = [169, 254];
+
+/// What differs between the families.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// The table on a switch, and on its host.
+    pub(crate) inside: Table,
+    /// Bytes of an address, and where source and destination are.
+    pub(crate) len: u8,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
+}
+
+impl Layout {
+    pub(crate) const ALL: [Layout; 2] = [
+        Layout { inside: INSIDE, len: 4, source: 12, destination: 16 },
+        Layout { inside: SIX, len: 16, source: 8, destination: 24 },
+    ];
+
+    pub(crate) fn of(ip: IpAddr) -> Layout {
+        Layout::ALL[usize::from(ip.is_ipv6())]
+    }
+}
+
+/// An address as packets have it.
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
 
 /// The name of the host's end.
 pub(crate) fn host_end(vni: u32) -> String {
@@ -86,17 +123,19 @@ pub(crate) fn set_up(
     }
     let (ours, theirs) = (inside.expect_link(UP)?, outside.expect_link(&name)?);
     let own = address_of(theirs.index);
-    switch.run(|| quiet(UP).and_then(|()| switch_sysctls()))??;
-    host.run(|| quiet(&name).and_then(|()| sysctl("ipv4/ip_forward", "1")))??;
+    switch.run(|| silent(UP).and_then(|()| switch_sysctls()))??;
+    host.run(|| silent(&name).and_then(|()| sysctl("ipv4/ip_forward", "1")))??;
 
     inside.set_up(ours.index)?;
     for old in inside.addresses(ours.index)?.into_iter().filter(|a| a.addr() != IpAddr::V4(own)) {
         inside.delete_address(ours.index, old)?;
     }
-    inside.add_address(ours.index, single(own))?;
-    inside.set_neighbour(ours.index, Neighbour { ip: HOST_IP.into(), mac: theirs.mac })?;
-    inside.replace_route(&default_route(HOST_IP.into(), ours.index))?;
-    inside.add_address(bridge, single(ROUTER_IP))?;
+    inside.add_address(ours.index, single(own.into()))?;
+    for up in [IpAddr::from(HOST_IP), HOST_IP6.into()] {
+        inside.set_neighbour(ours.index, Neighbour { ip: up, mac: theirs.mac })?;
+        inside.replace_route(&default_route(up, ours.index))?;
+    }
+    inside.add_address(bridge, single(ROUTER_IP.into()))?;
     for subnet in subnets {
         let route = Route { destination: IpNet::V4(*subnet), gateway: None, link: bridge, source: None };
         inside.replace_route(&route)?;
@@ -104,17 +143,27 @@ pub(crate) fn set_up(
     Nft::open(switch)?.commit(inside_filters())?;
 
     outside.set_up(theirs.index)?;
-    outside.set_neighbour(theirs.index, Neighbour { ip: own.into(), mac: ours.mac })?;
+    for down in [IpAddr::from(own), SWITCH_IP6.into()] {
+        outside.set_neighbour(theirs.index, Neighbour { ip: down, mac: ours.mac })?;
+    }
     outside.replace_route(&Route {
-        destination: single(own),
+        destination: single(own.into()),
         gateway: None,
         link: theirs.index,
         source: None,
     })
 }
 
-pub(crate) fn single(ip: Ipv4Addr) -> IpNet {
-    IpNet::from(IpAddr::V4(ip))
+pub(crate) fn single(ip: IpAddr) -> IpNet {
+    IpNet::from(ip)
+}
+
+/// No packets of its own on an interface that only leads on.
+fn silent(interface: &str) -> Result<()> {
+    sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "0")?;
+    // No addresses that are made up.
+    sysctl(&format!("ipv6/conf/{interface}/addr_gen_mode"), "1")?;
+    sysctl(&format!("ipv6/conf/{interface}/accept_ra"), "0")
 }
 
 /// The switch's address on its host: of an interface's number, which nothing else there has.
@@ -126,7 +175,9 @@ fn switch_sysctls() -> Result<()> {
     sysctl("ipv4/ip_forward", "1")?;
     sysctl("ipv4/conf/all/send_redirects", "0")?;
     sysctl("ipv4/conf/all/rp_filter", "0")?;
-    sysctl("ipv4/conf/default/rp_filter", "0")
+    sysctl("ipv4/conf/default/rp_filter", "0")?;
+    sysctl("ipv6/conf/all/accept_ra", "0")?;
+    sysctl("ipv6/conf/all/forwarding", "1")
 }
 
 pub(crate) fn named<'a>(key: MetaKey, name: &'a [u8]) -> [Expr<'a>; 2] {
@@ -188,7 +239,50 @@ fn inside_filters() -> Batch {
         Expr::Masquerade,
     ];
     batch.add_rule(INSIDE, "postrouting", &[&named(MetaKey::Oifname, up)[..], &private].concat());
+    inside_filters6(&mut batch);
     batch
+}
+
+/// The same of IPv6: out only public addresses, and in what may begin a connection to one.
+fn inside_filters6(batch: &mut Batch) {
+    let up = b"up\0";
+    batch.delete_table(SIX);
+    batch.add_table(SIX);
+    batch.add_set(SIX, &Set { name: PUBLIC.into(), key: vec![16], ..Set::default() });
+    let kinds = vec![KeyType::Ipv6, KeyType::Protocol, KeyType::Port, KeyType::Ipv6];
+    let entry = Set {
+        name: ENTRY.into(),
+        key: vec![16, 1, 2, 16],
+        key_types: kinds,
+        interval: true,
+        ..Set::default()
+    };
+    batch.add_set(SIX, &entry);
+    batch.add_base_chain(SIX, "input", &chain(ChainKind::Filter, Hook::Input, true));
+    batch.add_base_chain(SIX, "forward", &chain(ChainKind::Filter, Hook::Forward, true));
+    // Neighbours are asked for on the bridge: what it forwards is for filters by connection to judge.
+    let bridged = [named(MetaKey::Iifname, BRIDGED), named(MetaKey::Oifname, BRIDGED)].concat();
+    batch.add_rule(SIX, "forward", &[&bridged[..], &ACCEPT].concat());
+    let public = [
+        Expr::Payload { base: PayloadBase::Network, offset: 8, len: 16, to: Reg(0) },
+        Expr::Lookup { set: PUBLIC, from: Reg(0), to: None, inverted: false },
+    ];
+    batch.add_rule(SIX, "forward", &[&named(MetaKey::Oifname, up)[..], &public, &ACCEPT].concat());
+    batch.add_rule(SIX, "forward", &[&KNOWN[..], &ACCEPT].concat());
+    let asked = [
+        Expr::Payload { base: PayloadBase::Network, offset: 24, len: 16, to: Reg(0) },
+        Expr::Meta { key: MetaKey::L4Proto, to: Reg(4) },
+        Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: Reg(5) },
+        Expr::Payload { base: PayloadBase::Network, offset: 8, len: 16, to: Reg(6) },
+        Expr::Lookup { set: ENTRY, from: Reg(0), to: None, inverted: false },
+    ];
+    batch.add_rule(SIX, "forward", &[&named(MetaKey::Iifname, up)[..], &asked, &ACCEPT].concat());
+    // Who has no public address is told at once that there is no way, and tries IPv4.
+    batch.add_rule(
+        SIX,
+        "forward",
+        &[&named(MetaKey::Oifname, up)[..], &[Expr::Refuse { v6: true }]].concat(),
+    );
 }
 
 /// Sets the host's own filters, for all networks: `hosts` are never reached from one, nor `vxlan_port` anywhere. Hosts and ports
@@ -262,7 +356,45 @@ pub fn guard_host(host: &Namespace, hosts: &[Ipv4Addr], vxlan_port: u16) -> Resu
         Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &mark },
     ];
     rule("postrouting", &[&is_marked, &[Expr::Masquerade]]);
+    guard_host6(&mut batch, vxlan_port);
     Nft::open(host)?.commit(batch)
+}
+
+/// The host's own filters of IPv6: between networks and outside there are only public addresses, and the host itself is not reached.
+fn guard_host6(batch: &mut Batch, vxlan_port: u16) {
+    batch.add_table(SIX);
+    batch.add_set(SIX, &Set { name: PUBLIC.into(), key: vec![16], ..Set::default() });
+    for counter in DROPPED {
+        batch.add_counter(SIX, counter);
+    }
+    for (name, hook) in [("input", Hook::Input), ("forward", Hook::Forward)] {
+        batch.add_base_chain(SIX, name, &chain(ChainKind::Filter, hook, false));
+        batch.flush_chain(SIX, name);
+    }
+    let from = named(MetaKey::Iifname, PREFIX.as_bytes());
+    let to = named(MetaKey::Oifname, PREFIX.as_bytes());
+    let port = vxlan_port.to_be_bytes();
+    let is_public = |offset| {
+        [
+            Expr::Payload { base: PayloadBase::Network, offset, len: 16, to: Reg(0) },
+            Expr::Lookup { set: PUBLIC, from: Reg(0), to: None, inverted: false },
+        ]
+    };
+    let carried = [
+        Expr::Meta { key: MetaKey::L4Proto, to: Reg(0) },
+        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &[UDP] },
+        Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: Reg(0) },
+        Expr::Cmp { from: Reg(0), op: Cmp::Eq, value: &port },
+    ];
+    let drop = |counter| [Expr::Count(counter), Expr::Verdict(Verdict::Drop)];
+    let mut rule = |chain: &str, parts: &[&[Expr<'_>]]| batch.add_rule(SIX, chain, &parts.concat());
+    rule("input", &[&from, &KNOWN, &ACCEPT]);
+    rule("input", &[&from, &drop("to-this-host")]);
+    rule("forward", &[&from, &carried, &drop("vxlan")]);
+    rule("forward", &[&to, &is_public(24), &ACCEPT]);
+    rule("forward", &[&to, &drop("from-outside")]);
+    rule("forward", &[&from, &is_public(8), &ACCEPT]);
+    rule("forward", &[&from, &drop("to-hosts")]);
 }
 
 /// Whether any network is led out through a host.
@@ -280,6 +412,7 @@ pub fn unguard_host(host: &Namespace) -> Result<()> {
     }
     let mut batch = Batch::new();
     batch.delete_table(OUTSIDE);
+    batch.delete_table(SIX);
     Nft::open(host)?.commit(batch)
 }
 

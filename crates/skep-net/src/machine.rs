@@ -5,7 +5,7 @@
 //! and to the outside is routed here. Bridged packets pass the IP layer's packet filters: a service's answer that
 //! comes straight from a pod of the same subnet must be seen by the connection tracking that changed its request.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -321,7 +321,7 @@ impl MachineNetwork {
         for gateway in &pod.gateways {
             // The gateway is this machine: nobody needs to be asked for its address.
             inside.set_neighbour(theirs.index, Neighbour { ip: *gateway, mac: self.config.mac })?;
-            if !(is_public && gateway.is_ipv4()) {
+            if !is_public[usize::from(gateway.is_ipv6())] {
                 inside.replace_route(&default_route(*gateway, theirs.index))?;
             }
         }
@@ -333,7 +333,7 @@ impl MachineNetwork {
     ///
     /// # Errors
     /// What the kernel says; then what was said before holds.
-    pub fn guard_pods(&mut self, known: &[Speaker], public: &[Ipv4Addr]) -> Result<()> {
+    pub fn guard_pods(&mut self, known: &[Speaker], public: &[IpAddr]) -> Result<()> {
         let mut batch = Batch::new();
         batch.delete_table(PODS);
         origin::filters(&mut batch, PODS, &origin::from_others(POD_PREFIX));

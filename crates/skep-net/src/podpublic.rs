@@ -11,13 +11,13 @@
 //!
 //! All that is said is read back from the kernel when it changes: names of interfaces and numbers of tables follow from addresses.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use skep_netplan::public::public_mac;
+use skep_netplan::public::{public_mac, public_number};
 
-use crate::egress::{ROUTER_IP, ROUTER_MAC, single};
+use crate::egress::{ROUTER_IP, ROUTER_IP6, ROUTER_MAC, single};
 use crate::link::{BridgePort, MacAddr, Net, Peer};
 use crate::machine::{MachineNetwork, POD_INTERFACE, PODS, default_route, quiet};
 use crate::netlink::Result;
@@ -26,7 +26,7 @@ use crate::ns::{Namespace, is_namespace, sysctl};
 use crate::origin;
 use crate::route::{Forward, Neighbour, Route};
 
-/// What public interfaces are called in a pod, before the address in hexadecimal.
+/// What public interfaces are called in a pod, before the address in hexadecimal; of IPv6, before a number that is made from it.
 const INSIDE: &str = "pub";
 /// What the machine's ends are called: as those of pods begin, whose packets are looked at, and then as none of theirs goes on.
 pub(crate) const PUBLIC_PREFIX: &str = "podp";
@@ -38,59 +38,67 @@ pub struct PodPublic {
     pub id: String,
     /// Where its namespace is mounted.
     pub namespace: PathBuf,
-    /// The public addresses. Connections that the pod begins are from the first.
-    pub addresses: Vec<Ipv4Addr>,
+    /// The public addresses. Connections that the pod begins are from the first of each family.
+    pub addresses: Vec<IpAddr>,
     /// Its private addresses, each with its subnet's length.
     pub private: Vec<IpNet>,
-    /// Through whom it reaches networks that are not its subnet.
-    pub gateway: Option<Ipv4Addr>,
+    /// Through whom it reaches networks that are not its subnet, one of each family at most.
+    pub gateways: Vec<IpAddr>,
     /// Such networks: other subnets, services.
     pub networks: Vec<IpNet>,
     /// Largest packet.
     pub mtu: u32,
 }
 
-fn hexadecimal(ip: Ipv4Addr) -> String {
-    format!("{:08x}", u32::from(ip))
+fn named(prefix: &str, ip: IpAddr) -> String {
+    let number = public_number(ip);
+    if ip.is_ipv4() { format!("{prefix}{number:08x}") } else { format!("{prefix}{number:010x}") }
 }
 
 /// The machine's end of a public address's interface.
-fn outer(ip: Ipv4Addr) -> String {
-    format!("{PUBLIC_PREFIX}{}", hexadecimal(ip))
+fn outer(ip: IpAddr) -> String {
+    named(PUBLIC_PREFIX, ip)
 }
 
-fn inner(ip: Ipv4Addr) -> String {
-    format!("{INSIDE}{}", hexadecimal(ip))
+fn inner(ip: IpAddr) -> String {
+    named(INSIDE, ip)
 }
 
-/// The address that an interface is for.
-fn address_of(name: &str, prefix: &str) -> Option<Ipv4Addr> {
-    let digits = name.strip_prefix(prefix).filter(|d| d.len() == 8)?;
-    u32::from_str_radix(digits, 16).ok().map(Ipv4Addr::from)
+/// Whether a name is one of a public interface, and of IPv6.
+fn is_of6(name: &str, prefix: &str) -> Option<bool> {
+    let digits = name.strip_prefix(prefix)?;
+    digits.bytes().all(|b| b.is_ascii_hexdigit()).then_some(())?;
+    match digits.len() {
+        8 => Some(false),
+        10 => Some(true),
+        _ => None,
+    }
 }
 
-/// Whether a pod has an interface with a public address: then its default route is not its gateway's.
-pub(crate) fn is_public(inside: &mut Net) -> Result<bool> {
-    Ok(inside.links()?.iter().any(|l| address_of(&l.name, INSIDE).is_some()))
+/// Whom what is outside is reached by.
+fn router(v6: bool) -> IpAddr {
+    if v6 { ROUTER_IP6.into() } else { ROUTER_IP.into() }
+}
+
+/// In which families a pod has an interface with a public address, IPv4 first: then its default route is not its gateway's.
+pub(crate) fn is_public(inside: &mut Net) -> Result<[bool; 2]> {
+    let links = inside.links()?;
+    Ok([false, true].map(|v6| links.iter().any(|l| is_of6(&l.name, INSIDE) == Some(v6))))
 }
 
 /// What lets a public address's interface speak as itself.
-pub(crate) fn voice(ip: Ipv4Addr) -> [(&'static str, NewElement); 2] {
+pub(crate) fn voice(ip: IpAddr) -> [(&'static str, NewElement); 2] {
     let (name, mac) = (outer(ip), public_mac(ip));
-    [(origin::MACS, origin::allowed_mac(&name, &mac)), origin::allowed(&name, &mac, ip.into())]
+    [(origin::MACS, origin::allowed_mac(&name, &mac)), origin::allowed(&name, &mac, ip)]
 }
 
-/// The number of the table with the routes for an address. Tables with names of their own have numbers below 256.
-fn table(ip: Ipv4Addr) -> u32 {
-    u32::from(ip)
-}
-
-impl PodPublic {
-    fn private4(&self) -> impl Iterator<Item = (Ipv4Addr, IpNet)> {
-        self.private.iter().filter_map(|net| match net {
-            IpNet::V4(v4) => Some((v4.addr(), IpNet::V4(v4.trunc()))),
-            IpNet::V6(_) => None,
-        })
+/// The number of the table with the routes for an address. Tables with names of their own have numbers below 256, which no address that
+/// anybody has is; of IPv6, the number's lowest bits, and so many that it is not below.
+fn table(ip: IpAddr) -> u32 {
+    const NOT_A_NAME: u32 = 0x100;
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip),
+        IpAddr::V6(_) => (public_number(ip) & u64::from(u32::MAX)) as u32 | NOT_A_NAME,
     }
 }
 
@@ -105,12 +113,13 @@ impl MachineNetwork {
         }
         let namespace = Namespace::open(&pod.namespace)?;
         let mut inside = Net::open(&namespace)?;
-        let gone: Vec<Ipv4Addr> =
-            self.public_of(&pod.id)?.into_iter().filter(|ip| !pod.addresses.contains(ip)).collect();
-        for ip in &gone {
-            self.take_public(*ip)?;
+        let wanted: Vec<String> = pod.addresses.iter().map(|ip| outer(*ip)).collect();
+        let gone: Vec<String> =
+            self.public_of(&pod.id)?.into_iter().filter(|name| !wanted.contains(name)).collect();
+        for name in &gone {
+            self.take_public(name)?;
         }
-        let mut said: Vec<Ipv4Addr> = inside.source_rules()?;
+        let mut said: Vec<IpAddr> = inside.source_rules()?;
         let eth0 = inside.expect_link(POD_INTERFACE)?.index;
         if pod.addresses.is_empty() && gone.is_empty() && said.is_empty() {
             return Ok(());
@@ -125,48 +134,19 @@ impl MachineNetwork {
         for ip in &pod.addresses {
             self.give_public(&namespace, &mut inside, pod, *ip)?;
         }
-        let first = match pod.addresses.first() {
-            Some(ip) => Some((*ip, inside.expect_link(&inner(*ip))?.index)),
-            None => None,
-        };
-        // What is private goes by the machine, whoever asked from outside through a service.
-        let gateway = pod.gateway.map(IpAddr::V4);
-        for (ip, subnet) in pod.private4() {
-            let near = Route { destination: subnet, gateway: None, link: eth0, source: None };
-            let far = gateway.map(|gateway| default_route(gateway, eth0));
-            if first.is_some() {
-                inside.replace_route_in(table(ip), &near)?;
-                if let Some(far) = &far {
-                    inside.replace_route_in(table(ip), far)?;
-                }
-                inside.add_source_rule(ip, table(ip))?;
-            } else {
-                inside.delete_source_rule(ip, table(ip))?;
-                inside.delete_route_in(table(ip), &near)?;
-                if let Some(far) = &far {
-                    inside.delete_route_in(table(ip), far)?;
-                }
-            }
-            said.retain(|s| *s != ip);
+        for v6 in [false, true] {
+            let first = match pod.addresses.iter().find(|ip| ip.is_ipv6() == v6) {
+                Some(ip) => Some((*ip, inside.expect_link(&inner(*ip))?.index)),
+                None => None,
+            };
+            lead(&mut inside, pod, eth0, v6, first)?;
         }
-        for network in pod.networks.iter().filter(|n| n.addr().is_ipv4()) {
-            let by = Route { destination: *network, gateway, link: eth0, source: None };
-            match (first, gateway) {
-                (Some(_), Some(_)) => inside.replace_route(&by)?,
-                _ => inside.delete_route(&by)?,
-            }
-        }
-        for ip in said.into_iter().filter(|ip| !pod.addresses.contains(ip)) {
+        let private: Vec<IpAddr> = pod.private.iter().map(IpNet::addr).collect();
+        said.retain(|s| !private.contains(s) && !pod.addresses.contains(s));
+        for ip in said {
             inside.delete_source_rule(ip, table(ip))?;
         }
-        match (first, gateway) {
-            (Some((ip, link)), _) => {
-                let out = Route { source: Some(ip.into()), ..default_route(ROUTER_IP.into(), link) };
-                inside.replace_route(&out)
-            }
-            (None, Some(gateway)) => inside.replace_route(&default_route(gateway, eth0)),
-            (None, None) => Ok(()),
-        }
+        Ok(())
     }
 
     fn give_public(
@@ -174,13 +154,13 @@ impl MachineNetwork {
         namespace: &Namespace,
         inside: &mut Net,
         pod: &PodPublic,
-        ip: Ipv4Addr,
+        ip: IpAddr,
     ) -> Result<()> {
         let (ours, theirs, mac) = (outer(ip), inner(ip), MacAddr(public_mac(ip)));
         let there = self.net.link(&ours)?;
         if there.is_some() && inside.link(&theirs)?.is_none() {
             // It is another pod's still, or half of one.
-            self.take_public(ip)?;
+            self.take_public(&ours)?;
         }
         if inside.link(&theirs)?.is_none() {
             let peer = Peer { name: &theirs, mac: Some(mac), namespace: Some(namespace) };
@@ -198,53 +178,111 @@ impl MachineNetwork {
             self.net.set_up(link.index)?;
         }
         self.net.set_forwards(link.index, &[Forward { mac, host: None }])?;
-        self.let_public_speak(ip, true)?;
-        namespace.run(|| quiet(&theirs))??;
+        self.let_public_speak(&ours, &voice(ip))?;
+        namespace.run(|| {
+            if ip.is_ipv4() {
+                return quiet(&theirs);
+            }
+            // No address but the one that it is given.
+            sysctl(&format!("ipv6/conf/{theirs}/addr_gen_mode"), "1")?;
+            sysctl(&format!("ipv6/conf/{theirs}/accept_ra"), "0")?;
+            sysctl(&format!("ipv6/conf/{theirs}/accept_dad"), "0")
+        })??;
         let end = inside.expect_link(&theirs)?;
         inside.set_up(end.index)?;
         inside.add_address(end.index, single(ip))?;
-        inside.set_neighbour(end.index, Neighbour { ip: ROUTER_IP.into(), mac: ROUTER_MAC })?;
-        let out = default_route(ROUTER_IP.into(), end.index);
+        let router = router(ip.is_ipv6());
+        inside.set_neighbour(end.index, Neighbour { ip: router, mac: ROUTER_MAC })?;
+        let out = default_route(router, end.index);
         inside.replace_route_in(table(ip), &out)?;
         inside.add_source_rule(ip, table(ip))
     }
 
-    /// The public addresses that a pod has.
-    fn public_of(&mut self, id: &str) -> Result<Vec<Ipv4Addr>> {
+    /// The machine's ends of the public interfaces that a pod has.
+    fn public_of(&mut self, id: &str) -> Result<Vec<String>> {
         let links = self.net.links()?.into_iter().filter(|l| l.alias.as_deref() == Some(id));
-        Ok(links.filter_map(|l| address_of(&l.name, PUBLIC_PREFIX)).collect())
+        Ok(links.map(|l| l.name).filter(|name| is_of6(name, PUBLIC_PREFIX).is_some()).collect())
     }
 
-    /// Takes a public address from whoever has it here.
-    fn take_public(&mut self, ip: Ipv4Addr) -> Result<()> {
-        self.net.delete_link(&outer(ip))?;
-        self.let_public_speak(ip, false)
+    /// Takes a public address from whoever has it here, by the machine's end of its interface.
+    fn take_public(&mut self, name: &str) -> Result<()> {
+        self.net.delete_link(name)?;
+        self.let_public_speak(name, &[])
     }
 
     /// Takes all public addresses from a pod that ends.
     pub(crate) fn take_all_public(&mut self, id: &str) -> Result<()> {
-        for ip in self.public_of(id)? {
-            self.take_public(ip)?;
+        for name in self.public_of(id)? {
+            self.take_public(&name)?;
         }
         Ok(())
     }
 
-    fn let_public_speak(&mut self, ip: Ipv4Addr, may: bool) -> Result<()> {
+    /// Lets a public interface speak as these, and as nobody else.
+    fn let_public_speak(&mut self, name: &str, wanted: &[(&'static str, NewElement)]) -> Result<()> {
         let mut nft = Nft::open(&self.namespace)?;
         let mut batch = Batch::new();
-        for (set, element) in voice(ip) {
+        for set in origin::SETS {
             let said = match nft.elements(PODS, set) {
-                Ok(said) => said.iter().any(|e| e.key == element.key),
+                Ok(said) => said,
                 Err(error) if error.is_missing() => return Ok(()),
                 Err(error) => return Err(error),
             };
-            match (said, may) {
-                (false, true) => batch.add_element(PODS, set, element),
-                (true, false) => batch.delete_element(PODS, set, element),
-                _ => {}
+            let wanted = || wanted.iter().filter(|(of, _)| *of == set).map(|(_, element)| element);
+            for old in said.iter().filter(|e| origin::is_of(&e.key, name)) {
+                if !wanted().any(|element| element.key == old.key) {
+                    batch.delete_element(
+                        PODS,
+                        set,
+                        NewElement { key: old.key.clone(), ..NewElement::default() },
+                    );
+                }
+            }
+            for element in wanted().filter(|element| !said.iter().any(|e| e.key == element.key)) {
+                batch.add_element(PODS, set, element.clone());
             }
         }
         nft.commit(batch)
+    }
+}
+
+/// What is private goes by the machine, whoever asked from outside through a service; everything else by the `first` public address of the
+/// family, if there is one.
+fn lead(inside: &mut Net, pod: &PodPublic, eth0: u32, v6: bool, first: Option<(IpAddr, u32)>) -> Result<()> {
+    let gateway = pod.gateways.iter().copied().find(|g| g.is_ipv6() == v6);
+    let of_family = |net: &&IpNet| net.addr().is_ipv6() == v6;
+    for private in pod.private.iter().filter(of_family) {
+        let ip = private.addr();
+        let near = Route { destination: private.trunc(), gateway: None, link: eth0, source: None };
+        let far = gateway.map(|gateway| default_route(gateway, eth0));
+        if first.is_some() {
+            inside.replace_route_in(table(ip), &near)?;
+            if let Some(far) = &far {
+                inside.replace_route_in(table(ip), far)?;
+            }
+            inside.add_source_rule(ip, table(ip))?;
+        } else {
+            inside.delete_source_rule(ip, table(ip))?;
+            inside.delete_route_in(table(ip), &near)?;
+            if let Some(far) = &far {
+                inside.delete_route_in(table(ip), far)?;
+            }
+        }
+    }
+    for network in pod.networks.iter().filter(of_family) {
+        let by = Route { destination: *network, gateway, link: eth0, source: None };
+        match (first, gateway) {
+            (Some(_), Some(_)) => inside.replace_route(&by)?,
+            _ => inside.delete_route(&by)?,
+        }
+    }
+    match (first, gateway) {
+        (Some((ip, link)), _) => {
+            let out = Route { source: Some(ip), ..default_route(router(v6), link) };
+            inside.replace_route(&out)
+        }
+        (None, Some(gateway)) => inside.replace_route(&default_route(gateway, eth0)),
+        (None, None) => Ok(()),
     }
 }
 
@@ -254,11 +292,14 @@ mod tests {
 
     #[test]
     fn names_say_addresses() {
-        let ip = Ipv4Addr::new(192, 0, 2, 1);
+        let ip = IpAddr::from([192, 0, 2, 1]);
         assert_eq!((outer(ip).as_str(), inner(ip).as_str()), ("podpc0000201", "pubc0000201"));
-        assert_eq!(address_of(&outer(ip), PUBLIC_PREFIX), Some(ip));
+        assert_eq!(is_of6(&outer(ip), PUBLIC_PREFIX), Some(false));
+        let ip: IpAddr = "2001:db8::1".parse().unwrap();
+        assert!(outer(ip).len() <= 15, "{}", outer(ip));
+        assert_eq!(is_of6(&outer(ip), PUBLIC_PREFIX), Some(true));
         for other in ["podp", "podpc00002011", "pod0123456789ab", "podpzz000201"] {
-            assert_eq!(address_of(other, PUBLIC_PREFIX), None, "{other}");
+            assert_eq!(is_of6(other, PUBLIC_PREFIX), None, "{other}");
         }
     }
 }

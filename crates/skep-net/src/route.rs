@@ -266,21 +266,26 @@ impl Net {
         unless_missing(self.socket.request(m, || format!("stop answering for {ip} on link number {link}")))
     }
 
-    /// The links and IPv4 addresses that are answered for by [`Net::add_proxy`].
+    /// The links and addresses that are answered for by [`Net::add_proxy`].
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn proxies(&mut self) -> Result<Vec<(u32, Ipv4Addr)>> {
+    pub fn proxies(&mut self) -> Result<Vec<(u32, IpAddr)>> {
+        let mut all = self.proxies_of(libc::AF_INET as u8)?;
+        all.extend(self.proxies_of(libc::AF_INET6 as u8)?);
+        Ok(all)
+    }
+
+    fn proxies_of(&mut self, family: u8) -> Result<Vec<(u32, IpAddr)>> {
         let mut m = Message::new(RTM_GETNEIGH, 0);
-        m.fixed(&ndmsg(libc::AF_INET as u8, 0, 0, NTF_PROXY));
+        m.fixed(&ndmsg(family, 0, 0, NTF_PROXY));
         self.socket.dump(
             &m,
             || "list what is answered for".into(),
             |_, payload| {
                 let attrs = Attrs(payload.get(12..)?);
                 (payload[10] & NTF_PROXY != 0 && attrs.find(NDA_PROTOCOL)? == [PROXIES]).then_some(())?;
-                let IpAddr::V4(ip) = read_ip(attrs.find(NDA_DST)?)? else { return None };
-                Some((get_u32(payload.get(4..)?)?, ip))
+                Some((get_u32(payload.get(4..)?)?, read_ip(attrs.find(NDA_DST)?)?))
             },
         )
     }

@@ -7,7 +7,7 @@
 //! What comes from a machine must come from who the machine is: see [`crate::origin`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
@@ -418,7 +418,7 @@ impl Switch {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn public_traffic(&mut self) -> Result<Vec<(Ipv4Addr, PublicTraffic)>> {
+    pub fn public_traffic(&mut self) -> Result<Vec<(IpAddr, PublicTraffic)>> {
         entrance::traffic(&mut self.nft)
     }
 

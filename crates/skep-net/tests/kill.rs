@@ -155,7 +155,7 @@ impl World {
         filter_bridged(switch.namespace(), true)?;
         groups.set(&group::plan(&all, &members))?;
         let vip = Public {
-            address: VIP,
+            address: VIP.into(),
             machine: "1".into(),
             holder: Holder::Service { ports: vec![(L4::Tcp, 80)], sources: vec![] },
         };

@@ -4,9 +4,9 @@
 //! a service ends at a machine, whose agent leads its connections on to endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::fabric::{Fabric, Mac, Place, Port};
 use crate::service::L4;
@@ -21,7 +21,7 @@ pub enum Holder {
         /// What is open.
         ports: Vec<(L4, u16)>,
         /// From where; nothing means from everywhere.
-        sources: Vec<Ipv4Net>,
+        sources: Vec<IpNet>,
     },
 }
 
@@ -29,38 +29,59 @@ pub enum Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Public {
     /// Which.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The machine that it leads to.
     pub machine: String,
     /// Who has it there.
     pub holder: Holder,
 }
 
+/// A number for an address: of IPv4 the address itself, of IPv6 one of 40 bits that is made from it. No network has so many public addresses that
+/// two of them meet.
+#[must_use]
+pub fn public_number(address: IpAddr) -> u64 {
+    const BITS: u32 = 40;
+    match address {
+        IpAddr::V4(ip) => u64::from(u32::from(ip)),
+        IpAddr::V6(ip) => {
+            // FNV-1a: the same over releases, which no hasher of the standard library promises.
+            let hash = ip
+                .octets()
+                .into_iter()
+                .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+            (hash ^ (hash >> BITS)) & ((1 << BITS) - 1)
+        }
+    }
+}
+
 /// The Ethernet address of the interface that a public address has in its pod: no port's, which begin with 02 and 06.
 #[must_use]
-pub fn public_mac(address: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
-    [0x0e, 3, a, b, c, d]
+pub fn public_mac(address: IpAddr) -> Mac {
+    let [_, _, _, e, a, b, c, d] = public_number(address).to_be_bytes();
+    match address {
+        IpAddr::V4(_) => [0x0e, 3, a, b, c, d],
+        IpAddr::V6(_) => [0x1e, e, a, b, c, d],
+    }
 }
 
 /// What may begin a connection to a public address: protocols, ports of the address, and sources, each from first to last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Opening {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Protocols, by their numbers.
     pub protocols: (u8, u8),
     /// Ports.
     pub ports: (u16, u16),
-    /// Sources.
-    pub sources: (Ipv4Addr, Ipv4Addr),
+    /// Sources, of the address's family.
+    pub sources: (IpAddr, IpAddr),
 }
 
 /// Public addresses that lead in here, and what may enter by them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entrance {
     /// Each with the Ethernet address that has it inside.
-    pub addresses: BTreeMap<Ipv4Addr, Mac>,
+    pub addresses: BTreeMap<IpAddr, Mac>,
     /// What may begin a connection.
     pub openings: BTreeSet<Opening>,
 }
@@ -84,7 +105,7 @@ pub fn plan(
             Holder::Pod => {
                 let mac = public_mac(address);
                 fabric.local.insert(mac, interface.clone());
-                fabric.allowed.insert((interface.clone(), mac, address.into()));
+                fabric.allowed.insert((interface.clone(), mac, address));
                 mac
             }
             Holder::Service { .. } => match gates.get(public.machine.as_str()) {
@@ -96,7 +117,7 @@ pub fn plan(
         if let Holder::Service { .. } = public.holder {
             // An endpoint's answer gets the service's address in the machine, and is bridged on as it came: from the pod.
             for port in ports.iter().filter(|p| p.machine == public.machine) {
-                fabric.allowed.insert((interface.clone(), port.mac, address.into()));
+                fabric.allowed.insert((interface.clone(), port.mac, address));
             }
         }
         entrance.addresses.insert(address, mac);
@@ -106,16 +127,22 @@ pub fn plan(
 }
 
 fn openings(public: &Public) -> Vec<Opening> {
-    const EVERYWHERE: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
     let address = public.address;
+    let everywhere: (IpAddr, IpAddr) = match address {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::from(u128::MAX).into()),
+    };
     let (ports, sources) = match &public.holder {
         Holder::Pod => {
-            let all = Opening { address, protocols: (0, u8::MAX), ports: (0, u16::MAX), sources: EVERYWHERE };
+            let all = Opening { address, protocols: (0, u8::MAX), ports: (0, u16::MAX), sources: everywhere };
             return vec![all];
         }
         Holder::Service { ports, sources } => (ports, sources),
     };
-    let ranges = if sources.is_empty() { vec![EVERYWHERE] } else { apart(sources) };
+    // Ranges of the other family let in nobody here.
+    let near: Vec<IpNet> =
+        sources.iter().filter(|net| net.addr().is_ipv4() == address.is_ipv4()).copied().collect();
+    let ranges = if sources.is_empty() { vec![everywhere] } else { apart(&near) };
     let mut all = Vec::new();
     for (protocol, port) in ports {
         for sources in &ranges {
@@ -128,9 +155,9 @@ fn openings(public: &Public) -> Vec<Opening> {
 }
 
 /// Ranges that do not overlap, which is what the kernel takes: of two networks one is in the other, or they have nothing in common.
-fn apart(networks: &[Ipv4Net]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let networks: BTreeSet<Ipv4Net> = networks.iter().map(Ipv4Net::trunc).collect();
-    let inside = |net: &Ipv4Net| networks.iter().any(|other| other != net && other.contains(net));
+fn apart(networks: &[IpNet]) -> Vec<(IpAddr, IpAddr)> {
+    let networks: BTreeSet<IpNet> = networks.iter().map(IpNet::trunc).collect();
+    let inside = |net: &IpNet| networks.iter().any(|other| other != net && other.contains(net));
     networks.iter().filter(|net| !inside(net)).map(|net| (net.network(), net.broadcast())).collect()
 }
 
@@ -160,7 +187,7 @@ mod tests {
     }
 
     fn public(n: u8, machine: &str, holder: Holder) -> Public {
-        Public { address: [192, 0, 2, n].into(), machine: machine.into(), holder }
+        Public { address: IpAddr::from([192, 0, 2, n]), machine: machine.into(), holder }
     }
 
     fn service(ports: &[(L4, u16)], sources: &[&str]) -> Holder {
@@ -189,8 +216,8 @@ mod tests {
         let mut fabric = Fabric::default();
         let entrance = plan(&publics, &ports, &places(), &mut fabric);
         let pod = [0x0e, 3, 192, 0, 2, 1];
-        let found: Vec<_> = entrance.addresses.iter().map(|(ip, mac)| (ip.octets()[3], *mac)).collect();
-        assert_eq!(found, [(1, pod), (2, ports[0].mac)]);
+        let found: Vec<_> = entrance.addresses.iter().map(|(ip, mac)| (ip.to_string(), *mac)).collect();
+        assert_eq!(found, [("192.0.2.1".into(), pod), ("192.0.2.2".into(), ports[0].mac)]);
         assert_eq!(fabric.local, [(pod, "m-a".to_owned())].into());
         let allowed: Vec<_> = fabric.allowed.iter().map(|(_, mac, ip)| (*mac, ip.to_string())).collect();
         assert_eq!(
@@ -203,8 +230,12 @@ mod tests {
             "a machine speaks as its services' addresses, a pod as its own only"
         );
         let opened: Vec<_> =
-            entrance.openings.iter().map(|o| (o.address.octets()[3], o.protocols.0, o.ports)).collect();
-        assert_eq!(opened, [(1, 0, (0, u16::MAX)), (2, 6, (80, 80)), (2, 17, (53, 53))]);
+            entrance.openings.iter().map(|o| (o.address.to_string(), o.protocols.0, o.ports)).collect();
+        let (pod, service) = ("192.0.2.1".to_owned(), "192.0.2.2".to_owned());
+        assert_eq!(
+            opened,
+            [(pod, 0, (0, u16::MAX)), (service.clone(), 6, (80, 80)), (service, 17, (53, 53))]
+        );
     }
 
     #[test]
@@ -224,13 +255,34 @@ mod tests {
         assert_eq!((gone.len(), new.len()), (2, 1));
     }
 
+    #[test]
+    fn addresses_of_ipv6_are_led_in_alike() {
+        let address: IpAddr = "2001:db8::5".parse().unwrap();
+        let ports = [gate("a", 1)];
+        let sources = &["10.0.0.0/8", "2001:db8:1::/48"];
+        let open = |holder| Public { address, machine: "a".into(), holder };
+        let mut fabric = Fabric::default();
+        let entrance = plan(&[open(service(&[(L4::Tcp, 80)], sources))], &ports, &places(), &mut fabric);
+        let found: Vec<_> =
+            entrance.openings.iter().map(|o| (o.sources.0.to_string(), o.sources.1.to_string())).collect();
+        assert_eq!(found, [("2001:db8:1::".into(), "2001:db8:1:ffff:ffff:ffff:ffff:ffff".into())]);
+        // Only ranges of the other family: nobody.
+        let entrance =
+            plan(&[open(service(&[(L4::Tcp, 80)], &sources[..1]))], &ports, &places(), &mut fabric);
+        assert_eq!(entrance.openings, BTreeSet::new());
+        let entrance = plan(&[open(Holder::Pod)], &ports, &places(), &mut fabric);
+        let mac = public_mac(address);
+        assert_eq!((entrance.addresses.get(&address), mac[0]), (Some(&mac), 0x1e));
+        assert_ne!(mac, public_mac("2001:db8::6".parse().unwrap()));
+    }
+
     proptest! {
         #[test]
         fn ranges_hold_what_networks_hold(nets in prop::collection::vec((any::<u32>(), 0u8..=32), 1..6), ip: u32) {
             // Mostly near each other, so that they meet.
-            let nets: Vec<Ipv4Net> = nets.into_iter()
-                .map(|(ip, len)| Ipv4Net::new(Ipv4Addr::from(ip & 0x0303_0303), len).unwrap()).collect();
-            let ip = Ipv4Addr::from(ip & 0x0303_0303);
+            let nets: Vec<IpNet> = nets.into_iter()
+                .map(|(ip, len)| IpNet::new(Ipv4Addr::from(ip & 0x0303_0303).into(), len).unwrap()).collect();
+            let ip = IpAddr::from(Ipv4Addr::from(ip & 0x0303_0303));
             let ranges = apart(&nets);
             let holding = ranges.iter().filter(|(first, last)| *first <= ip && ip <= *last).count();
             prop_assert_eq!(holding, usize::from(nets.iter().any(|n| n.contains(&ip))));

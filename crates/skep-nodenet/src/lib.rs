@@ -27,7 +27,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use skep_client::Client;
-use skep_net::egress::{ROUTER_IP, ROUTER_MAC};
+use skep_net::egress::{ROUTER_IP, ROUTER_IP6, ROUTER_MAC};
 use skep_net::machine::{MachineConfig, MachineNetwork};
 use skep_net::route::Neighbour;
 use skep_net::{MacAddr, Namespace};
@@ -186,7 +186,7 @@ impl NodeNetwork {
             mtu: network.mtu,
             addresses: all,
             uplink: config.uplink.clone(),
-            gateways: config.uplink.iter().map(|_| router()).collect(),
+            gateways: config.uplink.iter().flat_map(|_| routers()).collect(),
         };
         let of_pods = ports.of_node().await?;
         let speakers: Vec<_> = of_pods.iter().filter_map(ports::Port::speaker).collect();
@@ -245,14 +245,10 @@ impl NodeNetwork {
         let addresses = config.addresses.iter().map(IpNet::addr).collect();
         let (machine, what) =
             (self.machine.clone(), format!("connect the pod {}/{}", pod.namespace, pod.name));
-        let gateway = config.gateways.iter().find_map(|g| match g {
-            IpAddr::V4(ip) => Some(*ip),
-            IpAddr::V6(_) => None,
-        });
         let place = public::Place {
             netns: netns.to_owned(),
             private: config.addresses.clone(),
-            gateway,
+            gateways: config.gateways.clone(),
             networks: others.into_iter().chain([service_range()]).collect(),
             mtu: config.mtu,
         };
@@ -295,9 +291,9 @@ fn service_range() -> IpNet {
         .map_or_else(|_| IpAddr::from(API_IP).into(), IpNet::from)
 }
 
-/// The switch on the host, which leads out of the network.
-fn router() -> Neighbour {
-    Neighbour { ip: ROUTER_IP.into(), mac: ROUTER_MAC }
+/// The switch on the host, which leads out of the network: of IPv6 only what has a public address.
+fn routers() -> [Neighbour; 2] {
+    [ROUTER_IP.into(), ROUTER_IP6.into()].map(|ip: IpAddr| Neighbour { ip, mac: ROUTER_MAC })
 }
 
 /// The Ethernet address of a node without a port: it is alone on its bridge.

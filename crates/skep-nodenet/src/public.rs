@@ -3,7 +3,7 @@
 //! Only the API's word counts, which names the pod by its uid: a pod that has only the name of an earlier one has nothing of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,8 +47,7 @@ struct PublicStatus {
 }
 
 impl PublicView {
-    /// IPv6 is given, and not led anywhere yet.
-    fn address(&self) -> Option<Ipv4Addr> {
+    fn address(&self) -> Option<IpAddr> {
         self.spec.address.parse().ok()
     }
 }
@@ -58,14 +57,14 @@ impl PublicView {
 pub(crate) struct Place {
     pub(crate) netns: PathBuf,
     pub(crate) private: Vec<IpNet>,
-    pub(crate) gateway: Option<Ipv4Addr>,
-    /// What it reaches by its gateway, wherever it has a public address.
+    pub(crate) gateways: Vec<IpAddr>,
+    /// What it reaches by its gateways, wherever it has a public address.
     pub(crate) networks: Vec<IpNet>,
     pub(crate) mtu: u32,
 }
 
 /// The addresses that a pod was given; nothing before the first time.
-type Done = Option<Vec<Ipv4Addr>>;
+type Done = Option<Vec<IpAddr>>;
 
 /// The public addresses of this node's pods.
 pub(crate) struct Publics {
@@ -85,7 +84,7 @@ fn of_node(node: &str) -> String {
 }
 
 /// The public addresses that pods of a node have.
-pub(crate) async fn of_pods(client: &Client, node: &str) -> Result<Vec<Ipv4Addr>, Error> {
+pub(crate) async fn of_pods(client: &Client, node: &str) -> Result<Vec<IpAddr>, Error> {
     let params = ListParams { fields: of_node(node), ..ListParams::default() };
     let all: List<PublicView> = client
         .list_all(&PUBLICS.at(Tenants::Own), params)
@@ -167,9 +166,9 @@ impl Publics {
         }
     }
 
-    fn wanted(&self, uid: &str) -> Vec<Ipv4Addr> {
+    fn wanted(&self, uid: &str) -> Vec<IpAddr> {
         let of_pod = self.informer.by_index(BY_POD, &self.tenant, uid);
-        let all: BTreeSet<Ipv4Addr> = of_pod.iter().filter_map(|p| p.view.address()).collect();
+        let all: BTreeSet<IpAddr> = of_pod.iter().filter_map(|p| p.view.address()).collect();
         all.into_iter().collect()
     }
 
@@ -197,16 +196,15 @@ impl Publics {
         }
     }
 
-    async fn give(&self, uid: &str, place: &Place, wanted: &[Ipv4Addr]) -> Result<(), Error> {
+    async fn give(&self, uid: &str, place: &Place, wanted: &[IpAddr]) -> Result<(), Error> {
         // Who may talk to it is said before anybody can.
-        let addresses: Vec<IpAddr> = wanted.iter().copied().map(IpAddr::V4).collect();
-        self.filters.set_public(uid, addresses).await?;
+        self.filters.set_public(uid, wanted.to_vec()).await?;
         let pod = PodPublic {
             id: uid.to_owned(),
             namespace: place.netns.clone(),
             addresses: wanted.to_vec(),
             private: place.private.clone(),
-            gateway: place.gateway,
+            gateways: place.gateways.clone(),
             networks: place.networks.clone(),
             mtu: place.mtu,
         };
