@@ -156,6 +156,8 @@ impl MachineNetwork {
             if uplink.mtu != config.mtu {
                 net.set_mtu(uplink.index, config.mtu)?;
             }
+            // What it would say by itself, that it is a router, is no port's.
+            namespace.run(|| quiet(&uplink.name))??;
             if uplink.master != Some(bridge.index) {
                 net.set_master(uplink.index, bridge.index)?;
             }

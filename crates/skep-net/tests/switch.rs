@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ struct Cloud {
     machines: Vec<Vec<Namespace>>,
     wire: Wire,
     mounts: Mounts,
+    mtu: u32,
 }
 
 fn machine_ip(host: usize) -> IpAddr {
@@ -61,10 +62,15 @@ fn ports(hosts: usize) -> Vec<Port> {
 
 impl Cloud {
     fn new(hosts: usize, tenants: usize) -> Cloud {
-        let wire = Wire::new(1500, None);
+        Cloud::with(hosts, tenants, 1500, 1450)
+    }
+
+    /// With the largest packets of the wire, and of the networks.
+    fn with(hosts: usize, tenants: usize, wire: u32, mtu: u32) -> Cloud {
+        let wire = Wire::new(wire, None);
         let mounts = Mounts::new();
-        let mut cloud =
-            Cloud { hosts: Vec::new(), machines: (0..tenants).map(|_| Vec::new()).collect(), wire, mounts };
+        let machines = (0..tenants).map(|_| Vec::new()).collect();
+        let mut cloud = Cloud { hosts: Vec::new(), machines, wire, mounts, mtu };
         for n in 0..hosts {
             let (ns, ip) = cloud.wire.host(n);
             let mut host = Host { ns, ip, switches: Vec::new() };
@@ -91,7 +97,7 @@ impl Cloud {
     }
 
     fn switch(&self, ns: &Namespace, local: IpAddr, host: usize, tenant: usize) -> Switch {
-        let config = SwitchConfig { vni: 5000 + tenant as u32, mtu: 1450, local, port: 4789 };
+        let config = SwitchConfig { vni: 5000 + tenant as u32, mtu: self.mtu, local, port: 4789 };
         Switch::set_up(ns, &self.path(host, tenant), &config).unwrap()
     }
 
@@ -316,6 +322,11 @@ impl Echo {
     }
 }
 
+/// The namespaces of the first tenant's switches on two hosts.
+fn spaces(cloud: &Cloud) -> [Namespace; 2] {
+    [0, 1].map(|n| cloud.hosts[n].switches[0].namespace().try_clone().unwrap())
+}
+
 /// Packets that went past the bridge of a switch.
 fn went_past(switch: &Namespace) -> u64 {
     let table = Table { family: Family::Netdev, name: "skep-fast" };
@@ -330,8 +341,7 @@ fn connections_under_way_go_past_the_bridge_as_long_as_they_may() {
         return;
     }
     let mut cloud = Cloud::new(2, 1);
-    let space = |cloud: &Cloud, n: usize| cloud.hosts[n].switches[0].namespace().try_clone().unwrap();
-    let spaces = [space(&cloud, 0), space(&cloud, 1)];
+    let spaces = spaces(&cloud);
     let mut shapers = spaces.each_ref().map(|ns| Shaper::set_up(ns).unwrap().0);
     let mut memory = Memory::default();
     let mut shape = |shapers: &mut [Shaper; 2], packets_per_s: Option<u64>| {
@@ -355,7 +365,7 @@ fn connections_under_way_go_past_the_bridge_as_long_as_they_may() {
     };
     shape(&mut shapers, None);
     let mut echo = Echo::open(&cloud.machines[0][0], &cloud.machines[0][1], machine_ip(1));
-    let mut rounds = |echo: &mut Echo| (0..20).for_each(|_| assert!(echo.holds(PATIENCE)));
+    let rounds = |echo: &mut Echo| (0..20).for_each(|_| assert!(echo.holds(PATIENCE)));
     let past = || spaces.each_ref().map(went_past);
 
     // Nobody has said whether connections are looked at: all of them are.
@@ -375,7 +385,10 @@ fn connections_under_way_go_past_the_bridge_as_long_as_they_may() {
     let links = Net::open(&spaces[0]).unwrap().expect_link("m").unwrap().stats;
     let traffic = shapers[0].traffic().unwrap();
     let one = traffic.values().next().unwrap();
-    assert!(one.sent_packets <= links.rx_packets && one.received_packets <= links.tx_packets, "{one:?} {links:?}");
+    assert!(
+        one.sent_packets <= links.rx_packets && one.received_packets <= links.tx_packets,
+        "{one:?} {links:?}"
+    );
 
     // Who says anything else is looked at: an address that is somebody else's, for the same ports.
     let before = cloud.dropped(0, 0)["ip"];
@@ -426,6 +439,41 @@ fn connections_under_way_go_past_the_bridge_as_long_as_they_may() {
     filter_bridged(&spaces[1], false).unwrap();
     let mut echo = Echo::open(&cloud.machines[0][0], &cloud.machines[0][1], machine_ip(1));
     rounds(&mut echo);
+}
+
+#[test]
+fn large_packets_pass_where_the_wire_takes_them_and_where_it_does_not() {
+    const MANY: usize = 1 << 20;
+    if !can() {
+        return;
+    }
+    // A wire of jumbo frames, and networks whose packets are larger than the wire's.
+    for (wire, mtu) in [(9216, 9146), (1500, 9146), (1500, 1450)] {
+        let cloud = Cloud::with(2, 1, wire, mtu);
+        let machines = &cloud.machines[0];
+        spaces(&cloud).iter().for_each(|ns| filter_bridged(ns, false).unwrap());
+        for ip in [machine_ip as fn(usize) -> IpAddr, machine_ip6] {
+            let mut echo = Echo::open(&machines[0], &machines[1], ip(1));
+            let mut client = echo.client.try_clone().unwrap();
+            let sends = std::thread::spawn(move || client.write_all(&vec![7; MANY]));
+            let mut got = vec![0; MANY];
+            echo.server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            echo.server.read_exact(&mut got).unwrap_or_else(|e| panic!("{wire} {mtu} {}: {e}", ip(1)));
+            sends.join().unwrap().unwrap();
+            assert!(got.iter().all(|b| *b == 7));
+            // And a packet that its sender does not cut; what is too large for the way the sender is told.
+            let (from, to) = (SocketAddr::new(ip(0), 0), SocketAddr::new(ip(1), 7001));
+            let server = machines[1].run(|| UdpSocket::bind(to)).unwrap().unwrap();
+            server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let client = machines[0].run(|| UdpSocket::bind(from)).unwrap().unwrap();
+            let heard = (0..50).any(|_| {
+                // The first may be refused, until the sender knows.
+                let _ = client.send_to(&[7; 8000], to);
+                server.recv(&mut got).is_ok_and(|len| len == 8000)
+            });
+            assert!(heard, "{wire} {mtu} {to}");
+        }
+    }
 }
 
 #[test]
