@@ -3,6 +3,8 @@
 //! So many requests are worked on at once; what comes on top waits in a queue of its tenant. When a place
 //! becomes free it goes to the waiting tenant that has had least for its weight (start-time fair queueing:
 //! Goyal, Vin and Cheng, 1996), so a tenant that floods waits for itself. A queue that is full answers 429.
+//! What the operator's controllers do for a tenant is its share too, but has a queue of its own, served in turn with what its own clients ask:
+//! a Deployment of thousands of pods must not have its tenant's nodes and users turned away.
 //! Watches hold a place only while they begin.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -30,7 +32,7 @@ pub fn places() -> usize {
     (processors * PLACES_PER_PROCESSOR).max(PLACES_MIN)
 }
 
-/// Waiting requests of one tenant. At some 10,000 requests a second these are served in well under a second;
+/// Waiting requests of one tenant's clients, and as many of who works for it. At some 10,000 requests a second these are served in well under a second;
 /// a client that waits longer is better told to come back.
 pub const QUEUE: usize = 1024;
 
@@ -40,12 +42,40 @@ const RETRY_AFTER_S: u32 = 1;
 /// The virtual time that one request of a tenant of weight 1 takes.
 const UNIT: u64 = 1_000_000;
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// The tenant's own clients, its nodes among them.
+    Tenant,
+    /// The operator's system, in the tenant's name.
+    System,
+}
+
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<oneshot::Sender<()>>,
+    /// By [`Asker`].
+    waiting: [VecDeque<oneshot::Sender<()>>; 2],
+    /// Whose turn it is, if both wait.
+    turn: usize,
     /// The virtual time up to which the tenant has been served.
     served: u64,
     weight: u32,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.waiting.iter().all(VecDeque::is_empty)
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.iter().map(VecDeque::len).sum()
+    }
+
+    fn pop(&mut self) -> Option<oneshot::Sender<()>> {
+        let first = self.turn;
+        self.turn = 1 - first;
+        self.waiting[first].pop_front().or_else(|| self.waiting[1 - first].pop_front())
+    }
 }
 
 #[derive(Default)]
@@ -77,8 +107,13 @@ impl Fair {
     /// Waits for a place.
     ///
     /// # Errors
-    /// 429 when the tenant's queue is full.
-    pub async fn enter(self: &Arc<Fair>, tenant: &TenantName, weight: u32) -> Result<Place, ApiError> {
+    /// 429 when the queue is full.
+    pub async fn enter(
+        self: &Arc<Fair>,
+        tenant: &TenantName,
+        weight: u32,
+        asker: Asker,
+    ) -> Result<Place, ApiError> {
         let turn = {
             let mut state = self.state.lock();
             let state = &mut *state;
@@ -88,20 +123,20 @@ impl Fair {
             }
             let now = state.now;
             let queue = state.queues.entry(tenant.clone()).or_default();
-            if queue.waiting.len() >= self.queue {
+            if queue.waiting[asker as usize].len() >= self.queue {
                 return Err(ApiError::too_many_requests(
                     "too many requests of this tenant are waiting, please try again later",
                     RETRY_AFTER_S,
                 ));
             }
             queue.weight = weight.max(1);
-            if queue.waiting.is_empty() {
+            if queue.is_empty() {
                 // Who comes anew has no claim on the past.
                 queue.served = queue.served.max(now);
                 state.next.insert((queue.served, tenant.clone()));
             }
             let (sender, turn) = oneshot::channel();
-            queue.waiting.push_back(sender);
+            queue.waiting[asker as usize].push_back(sender);
             turn
         };
         match turn.await {
@@ -114,7 +149,7 @@ impl Fair {
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
         let state = self.state.lock();
-        (state.busy, state.queues.values().map(|q| q.waiting.len()).sum())
+        (state.busy, state.queues.values().map(Queue::len).sum())
     }
 
     fn leave(&self) {
@@ -123,10 +158,10 @@ impl Fair {
         // Who has gone away while waiting is passed over.
         while let Some((time, tenant)) = state.next.pop_first() {
             let Some(queue) = state.queues.get_mut(&tenant) else { continue };
-            let turn = queue.waiting.pop_front();
+            let turn = queue.pop();
             state.now = state.now.max(time);
             queue.served = time + UNIT / u64::from(queue.weight.max(1));
-            if queue.waiting.is_empty() {
+            if queue.is_empty() {
                 // Kept out of the map, a tenant costs nothing; its debt is at most one request.
                 state.queues.remove(&tenant);
             } else {
@@ -159,13 +194,13 @@ mod tests {
     #[tokio::test]
     async fn a_flood_waits_for_itself() {
         let fair = Fair::new(1, 100);
-        let first = fair.enter(&tenant("greedy"), 100).await.unwrap();
+        let first = fair.enter(&tenant("greedy"), 100, Asker::Tenant).await.unwrap();
         let order: Arc<Mutex<Vec<&str>>> = Arc::default();
         let mut tasks = Vec::new();
         for name in std::iter::repeat_n("greedy", 50).chain(["quiet"]) {
             let (fair, order) = (fair.clone(), order.clone());
             tasks.push(tokio::spawn(async move {
-                let place = fair.enter(&tenant(name), 100).await.unwrap();
+                let place = fair.enter(&tenant(name), 100, Asker::Tenant).await.unwrap();
                 order.lock().push(name);
                 drop(place);
             }));
@@ -185,13 +220,13 @@ mod tests {
     #[tokio::test]
     async fn weights_are_kept() {
         let fair = Fair::new(1, 1000);
-        let first = fair.enter(&tenant("x"), 1).await.unwrap();
+        let first = fair.enter(&tenant("x"), 1, Asker::Tenant).await.unwrap();
         let order: Arc<Mutex<Vec<&str>>> = Arc::default();
         let mut tasks = Vec::new();
         for (name, weight) in std::iter::repeat_n([("heavy", 300), ("light", 100)], 200).flatten() {
             let (fair, order) = (fair.clone(), order.clone());
             tasks.push(tokio::spawn(async move {
-                let place = fair.enter(&tenant(name), weight).await.unwrap();
+                let place = fair.enter(&tenant(name), weight, Asker::Tenant).await.unwrap();
                 order.lock().push(name);
                 drop(place);
             }));
@@ -211,20 +246,49 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_says_so_and_waiters_that_go_away_leave_no_trace() {
         let fair = Fair::new(1, 2);
-        let first = fair.enter(&tenant("a"), 1).await.unwrap();
+        let first = fair.enter(&tenant("a"), 1, Asker::Tenant).await.unwrap();
         let waiters: Vec<_> = (0..2)
             .map(|_| {
                 let fair = fair.clone();
-                tokio::spawn(async move { fair.enter(&tenant("a"), 1).await.map(|_| ()) })
+                tokio::spawn(async move { fair.enter(&tenant("a"), 1, Asker::Tenant).await.map(|_| ()) })
             })
             .collect();
         tokio::task::yield_now().await;
-        let Err(refused) = fair.enter(&tenant("a"), 1).await else { panic!("the queue is full") };
+        let Err(refused) = fair.enter(&tenant("a"), 1, Asker::Tenant).await else {
+            panic!("the queue is full")
+        };
         assert_eq!(refused.code, 429);
         waiters.iter().for_each(|w| w.abort());
         tokio::task::yield_now().await;
         drop(first);
         assert_eq!(fair.load(), (0, 0));
-        assert!(fair.enter(&tenant("a"), 1).await.is_ok());
+        assert!(fair.enter(&tenant("a"), 1, Asker::Tenant).await.is_ok());
+    }
+
+    /// A tenant whose controllers have filled their queue is served itself, every other time.
+    #[tokio::test]
+    async fn controllers_do_not_turn_the_tenant_away() {
+        let fair = Fair::new(1, 10);
+        let first = fair.enter(&tenant("a"), 1, Asker::System).await.unwrap();
+        let order: Arc<Mutex<Vec<Asker>>> = Arc::default();
+        let mut tasks = Vec::new();
+        for asker in std::iter::repeat_n(Asker::System, 10).chain([Asker::Tenant, Asker::Tenant]) {
+            let (fair, order) = (fair.clone(), order.clone());
+            tasks.push(tokio::spawn(async move {
+                let place = fair.enter(&tenant("a"), 1, asker).await.unwrap();
+                order.lock().push(asker);
+                drop(place);
+            }));
+            tokio::task::yield_now().await;
+        }
+        let Err(refused) = fair.enter(&tenant("a"), 1, Asker::System).await else { panic!("it is full") };
+        assert_eq!(refused.code, 429);
+        drop(first);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let own = order.lock().iter().rposition(|asker| *asker == Asker::Tenant);
+        assert!(own < Some(4), "the tenant's own were served as late as number {own:?}");
+        assert_eq!(fair.load(), (0, 0));
     }
 }

@@ -30,6 +30,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body::Body;
 use crate::coalesce::{Coalesce, TLS_BUFFER_BYTES};
+use crate::fair::Asker;
 use crate::negotiate::Accept;
 use crate::request::{Options, Route, Target, View};
 use crate::rest::{self, Call};
@@ -62,6 +63,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests under way on one HTTP/2 connection, as upstream since 2023.
 const MAX_STREAMS: u32 = 250;
+
+/// The operator's users who work for tenants on their own accord, and much at a time.
+const WORKERS: [&str; 2] = ["system:kube-controller-manager", "system:kube-scheduler"];
 
 /// Flow-control windows: large lists should not wait for the client's window updates.
 const WINDOW_BYTES: u32 = 1024 * 1024;
@@ -421,7 +425,9 @@ where
     let place = {
         let tenant = tenant.as_ref().unwrap_or(caller.home());
         let weight = app.tenants.get(tenant).map_or(1, |t| t.weight);
-        writer.wait(app, app.fair.enter(tenant, weight)).await?
+        let works = caller.home().is_system() && WORKERS.contains(&caller.user.name.as_str());
+        let asker = if works && !tenant.is_system() { Asker::System } else { Asker::Tenant };
+        writer.wait(app, app.fair.enter(tenant, weight, asker)).await?
     };
     let path = match route.target {
         Target::NonResource(path) => {

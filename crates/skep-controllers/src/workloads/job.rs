@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -14,7 +14,7 @@ use skep_plan::job::{self, Backoff, Job, Plan, PodMaker};
 use skep_plan::pod::JOB_TRACKING_FINALIZER;
 use skep_plan::{OwnerKind, Pod};
 
-use super::pods::Pods;
+use super::pods::{Pods, some_at_once};
 use super::{BY_NAMESPACE, regarding, tell};
 use crate::views::Pod as HeldPod;
 use crate::{Controller, Kind, Next, Setup, SyncError, Writes};
@@ -142,7 +142,7 @@ impl Loop {
             async move { self.pods.patch(key, &pod, patch).await }
         };
         let tracked = pods.iter().filter(|p| p.more().tracked);
-        join_all(tracked.map(|p| release(p))).await.into_iter().collect()
+        some_at_once(tracked.map(|p| release(p)).collect()).await.into_iter().collect()
     }
 
     /// The Job is gone: nobody waits to count its pods.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use serde::Deserialize;
 use serde_json::Value;
 use skep_base::TenantName;
@@ -24,6 +24,16 @@ use crate::{Enqueue, Kind, SyncError, Writes};
 pub(super) struct Pods {
     pub(super) informer: Informer<HeldPod>,
     client: Client,
+}
+
+/// Writes of one owner's pods that are under way at once. With all workers of the manager at it they stay below what the API server lets wait for
+/// one tenant; with more, a large Deployment is turned away for a second at a time. Some are enough: they are
+/// written to the disk together with those of others.
+const AT_ONCE: usize = 8;
+
+/// Makes writes of one owner's pods, [`AT_ONCE`] at a time; the results are in their order.
+pub(super) async fn some_at_once<F: Future>(writes: Vec<F>) -> Vec<F::Output> {
+    stream::iter(writes).buffered(AT_ONCE).collect().await
 }
 
 /// Part of what the API server says when a namespace takes nothing new. Whoever lives there is about to go too.
@@ -134,7 +144,8 @@ impl Pods {
     ) -> Result<(), Error> {
         let mut bodies = bodies.into_iter();
         for batch in slow_start(bodies.len()) {
-            let made = join_all(bodies.by_ref().take(batch).map(|body| self.create(owner, body))).await;
+            let each = bodies.by_ref().take(batch).map(|body| self.create(owner, body));
+            let made = some_at_once(each.collect()).await;
             let mut failure = None;
             for result in made {
                 match result {
@@ -163,7 +174,7 @@ impl Pods {
         self.informer.get(&key).filter(|o| o.plan.uid == pod.uid)
     }
 
-    /// Deletes pods, all at once.
+    /// Deletes pods, whatever becomes of each.
     pub(super) async fn delete_all(
         &self,
         writes: &Writes,
@@ -192,7 +203,7 @@ impl Pods {
                 result
             }
         };
-        join_all(pods.iter().map(|p| delete(p))).await.into_iter().collect()
+        some_at_once(pods.iter().map(|p| delete(p)).collect()).await.into_iter().collect()
     }
 
     /// Patches a pod; one that is gone counts as patched.
