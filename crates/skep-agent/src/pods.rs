@@ -22,6 +22,18 @@ use crate::static_pods::{FullName, full_name};
 use crate::streams::LiveCell;
 use crate::worker::{self, Desired, Worker};
 
+/// A pod of the server's, once for everybody here.
+struct Bound(Arc<Pod>);
+
+impl<'de> serde::Deserialize<'de> for Bound {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Bound, D::Error> {
+        let mut pod = Pod::deserialize(from)?;
+        // Who set which field is of no use here, and takes more room than the fields do.
+        pod.metadata.managed_fields = None;
+        Ok(Bound(Arc::new(pod)))
+    }
+}
+
 /// How often the disk and the runtime are searched for what belongs to no pod.
 const SWEEP: Duration = Duration::from_secs(120);
 
@@ -101,7 +113,7 @@ pub struct Pods {
     object: Arc<NodeObject>,
     news: mpsc::UnboundedReceiver<News>,
     tell: mpsc::UnboundedSender<News>,
-    informer: Informer<Pod>,
+    informer: Informer<Bound>,
     handle: PodsHandle,
     /// Pods that a former agent has running: they were let in once, and are not turned away now.
     found: HashMap<String, Vec<Found>>,
@@ -116,7 +128,7 @@ impl Pods {
     pub fn new(node: Arc<Node>, object: Arc<NodeObject>, manifests: Option<PathBuf>) -> Pods {
         let selection = Selection::all(Resource::of::<Pod>(), Tenants::Own)
             .fields(&format!("spec.nodeName={}", node.name));
-        let informer = Informer::<Pod>::builder(&node.client, selection).build();
+        let informer = Informer::<Bound>::builder(&node.client, selection).build();
         let (tell, news) = mpsc::unbounded_channel();
         let handle = PodsHandle { pods: Arc::default() };
         let statics =
@@ -145,7 +157,7 @@ impl Pods {
         self.find().await;
         let tell = self.tell.clone();
         self.informer.on_event(move |event| {
-            let pod = Arc::new(event.object().view.clone());
+            let pod = event.object().view.0.clone();
             let _ = tell.send(match event {
                 Event::Deleted { .. } => News::Gone(pod),
                 _ => News::Pod(pod),
@@ -315,8 +327,7 @@ impl Pods {
         let mut pods = self.handle.pods.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         pods.insert(uid, Known { desired: sender, live });
         tokio::spawn(async move {
-            // On the heap: most of a worker's life is spent waiting, deep inside.
-            Box::pin(worker.run()).await;
+            worker.run().await;
             let _ = tell.send(News::Done(done));
         });
     }

@@ -47,7 +47,7 @@ impl Reporter {
     pub fn start(client: Client, pod: &Pod, mirror: Option<MirrorUid>) -> Reporter {
         let (wanted, want) = watch::channel(Wanted::default());
         let (is_gone, gone) = watch::channel(false);
-        let known = pod.status.clone().unwrap_or_default();
+        let known = Arc::new(pod.status.clone().unwrap_or_default());
         let uid = crate::spec::uid(pod).to_owned();
         let at = path(pod);
         let task = match mirror {
@@ -91,7 +91,7 @@ async fn run(
     client: Client,
     at: ObjectPath,
     uid: String,
-    mut known: PodStatus,
+    mut known: Arc<PodStatus>,
     mut want: watch::Receiver<Wanted>,
     is_gone: watch::Sender<bool>,
 ) {
@@ -99,7 +99,8 @@ async fn run(
     let mut forced = false;
     loop {
         let wanted = want.borrow_and_update().clone();
-        let outcome = once(&client, &at, &uid, &mut known, &wanted, forced).await;
+        // On the heap while it is needed: there is seldom anything to say.
+        let outcome = Box::pin(once(&client, &at, &uid, &mut known, &wanted, forced)).await;
         match outcome {
             Ok(gone) => {
                 pause = RETRY_MIN;
@@ -133,7 +134,7 @@ async fn run_mirror(
     mut want: watch::Receiver<Wanted>,
 ) {
     let mut pause = RETRY_MIN;
-    let mut known = PodStatus::default();
+    let mut known = Arc::<PodStatus>::default();
     let mut told = None;
     loop {
         let uid = mirror.borrow_and_update().clone();
@@ -141,7 +142,7 @@ async fn run_mirror(
         if let Some(uid) = &uid {
             // A new mirror knows nothing yet.
             let forced = told.as_ref() != Some(uid);
-            match once(&client, &at, uid, &mut known, &wanted, forced).await {
+            match Box::pin(once(&client, &at, uid, &mut known, &wanted, forced)).await {
                 Ok(false) => {
                     told = Some(uid.clone());
                     pause = RETRY_MIN;
@@ -169,15 +170,15 @@ async fn once(
     client: &Client,
     at: &ObjectPath,
     uid: &str,
-    known: &mut PodStatus,
+    known: &mut Arc<PodStatus>,
     wanted: &Wanted,
     forced: bool,
 ) -> Result<bool, skep_client::Error> {
     if let Some(status) = &wanted.status {
-        let before = if forced { PodStatus::default() } else { known.clone() };
+        let before = if forced { Arc::default() } else { known.clone() };
         if let Some(patch) = status_patch(&before, status, uid) {
             match client.patch_bytes(&at.clone().subresource("status"), &Patch::Strategic(patch)).await {
-                Ok(_) => known.clone_from(status),
+                Ok(_) => *known = status.clone(),
                 Err(e) => return gone_or(e),
             }
         }

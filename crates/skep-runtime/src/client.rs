@@ -20,8 +20,8 @@ use crate::spec::{ContainerSpec, ContainerStatus, Exit, ProcessSpec, Resources, 
 use crate::stream::Stream;
 use crate::sys;
 
-/// How many events a slow listener may lag behind. Who loses some asks for the status.
-const EVENT_BACKLOG: usize = 256;
+/// How many events a slow listener may lag behind. Who loses some asks for the status. Room for all of them is held for as long as the pod lives.
+const EVENT_BACKLOG: usize = 8;
 
 /// How long a shim may take to greet. It is one process that only ever does short things.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);

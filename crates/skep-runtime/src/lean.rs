@@ -4,8 +4,13 @@
 //! object. A control plane that holds hundreds of megabytes of small objects is no better off with them: it was a fifth larger, and not faster.
 //! *Code.* The kernel maps what is executed once and 16 pages around it, and never takes it back while memory is plenty. It is in the page cache anyway; a
 //! process that lets go of it maps again what it needs, without reading.
+//! *An allocator for one thread.* The one that a control plane needs keeps pages of its own for each thread and each size, and gives back only whole ones: of
+//! what a burst took, much stays. [`Allocator`] is the C library's for processes that mostly wait: it packs closely, and gives back every free page.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ffi::{CStr, c_char, c_int};
 use std::os::unix::process::CommandExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn huge_pages_disabled() -> bool {
     // SAFETY: PR_GET_THP_DISABLE takes no pointers; it answers 0 or 1.
@@ -72,6 +77,107 @@ pub fn let_go_of_code() {
     }
     // SAFETY: the callback keeps nothing of what it is given.
     unsafe { libc::dl_iterate_phdr(Some(one), std::ptr::null_mut()) };
+}
+
+/// The roles that mostly wait, as the first word of the command line: they have the C library's allocator.
+pub const WAITING_ROLES: [&str; 4] = ["agent", "host", "shim", "machine"];
+
+/// Whether this process has such a role. Set before anything is allocated, and never again: what one allocator gave the other cannot take.
+static WAITS: AtomicBool = AtomicBool::new(false);
+
+/// Looks which role this process has. The linker has it called before the program begins, with the program's arguments.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+extern "C" fn choose(count: c_int, arguments: *const *const c_char, _: *const *const c_char) {
+    if count < 2 || arguments.is_null() {
+        return;
+    }
+    // SAFETY: the C library hands out `count` pointers to strings that end with a zero and live as long as the process.
+    let role = unsafe {
+        let role = *arguments.add(1);
+        if role.is_null() {
+            return;
+        }
+        CStr::from_ptr(role).to_bytes()
+    };
+    if !WAITING_ROLES.iter().any(|r| r.as_bytes() == role) {
+        return;
+    }
+    WAITS.store(true, Ordering::Relaxed);
+    // SAFETY: both set a number of the allocator's; there is one thread, and nothing is allocated yet.
+    unsafe {
+        // Threads for what blocks share one heap: each has little, and would keep a heap of its own.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+    }
+}
+
+/// What is as large is mapped by itself, and given back at once: buffers of a connection, an answer's body.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE_BYTES: c_int = 64 << 10;
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CHOOSE: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = choose;
+
+/// The program's allocator: the C library's in a process that mostly waits, `mimalloc` in others.
+#[derive(Debug)]
+pub struct Allocator;
+
+// SAFETY: both allocators keep the contract, and which of them a process has is decided before its first allocation.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are the callee's.
+        unsafe {
+            if WAITS.load(Ordering::Relaxed) {
+                System.alloc(layout)
+            } else {
+                mimalloc::MiMalloc.alloc(layout)
+            }
+        }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe {
+            if WAITS.load(Ordering::Relaxed) {
+                System.dealloc(at, layout);
+            } else {
+                mimalloc::MiMalloc.dealloc(at, layout);
+            }
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe {
+            if WAITS.load(Ordering::Relaxed) {
+                System.alloc_zeroed(layout)
+            } else {
+                mimalloc::MiMalloc.alloc_zeroed(layout)
+            }
+        }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe {
+            if WAITS.load(Ordering::Relaxed) {
+                System.realloc(at, layout, size)
+            } else {
+                mimalloc::MiMalloc.realloc(at, layout, size)
+            }
+        }
+    }
+}
+
+/// Gives back free pages of a waiting process's heap.
+pub fn let_go_of_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if WAITS.load(Ordering::Relaxed) {
+        // SAFETY: it takes no pointers, and looks only at what is free, under the allocator's own lock.
+        unsafe { libc::malloc_trim(0) };
+    }
 }
 
 /// The smallest page of any machine that this runs on. Where pages are larger, less at the ends is let go of.

@@ -176,6 +176,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_keep_alive(IDLE_THREAD)
+        .on_thread_park(crate::lean::parked)
         .build()
         .context("starting the runtime")?;
     runtime.block_on(async move {

@@ -1,28 +1,76 @@
 //! Roles that run on every node and mostly wait, and those of the control plane, give back what they do not need.
 
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often. What a lease, a look around or a pod's start maps (10 MB and more, for the kernel maps 16 pages where one is needed) is back half a second
-/// later. What is needed meanwhile is mapped again from the page cache: some dozen faults where nothing happens, a fifth of a thousandth of a
-/// processor.
-const EVERY: Duration = Duration::from_millis(500);
+use skep_runtime::lean;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// So long nothing happens before a role that mostly waits gives back what it took. Shorter, a pod's start would have it mapped several times; longer,
+/// it is kept for nothing.
+const QUIET: Duration = Duration::from_millis(40);
+
+/// After so long it is given back in any case. What a lease, a look around or a pod's start maps is 10 MB and more, for the kernel maps 16 pages where one is
+/// needed; what is needed of it is mapped again from the page cache, some hundred faults.
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// So often the thread has nothing to do while [`keep`] sleeps and nothing else happens: timers wake it once or twice before their time.
+const OWN_PARKS: u64 = 4;
 
 /// How often a role of the control plane does: it has work at any time, and takes up again what that needs.
 const EVERY_OF_MANY: Duration = Duration::from_secs(20);
 
-/// For a role that mostly waits. Never returns.
+/// How often the thread had nothing to do.
+static PARKS: AtomicU64 = AtomicU64::new(0);
+/// What [`parked`] is to do.
+static THEN: AtomicU8 = AtomicU8::new(TELL);
+/// Nothing: [`keep`] looks at [`PARKS`].
+const NOTHING: u8 = 0;
+/// Tell [`keep`] that something has been done.
+const TELL: u8 = 1;
+/// Give back what was taken: all that was ready to be done has been.
+const GIVE_BACK: u8 = 2;
+static DONE: Notify = Notify::const_new();
+
+/// To be called whenever the only thread of a runtime has nothing to do: so nothing looks at a clock while nothing happens.
+pub(crate) fn parked() {
+    PARKS.fetch_add(1, Ordering::Relaxed);
+    match THEN.load(Ordering::Relaxed) {
+        TELL => {
+            THEN.store(NOTHING, Ordering::Relaxed);
+            DONE.notify_one();
+        }
+        GIVE_BACK => {
+            THEN.store(TELL, Ordering::Relaxed);
+            lean::let_go_of_heap();
+            lean::let_go_of_code();
+        }
+        _ => {}
+    }
+}
+
+/// For a role that mostly waits, on a runtime that calls [`parked`]. Never returns.
 pub(crate) async fn keep() {
-    each(EVERY).await;
+    loop {
+        DONE.notified().await;
+        let begun = Instant::now();
+        loop {
+            let before = PARKS.load(Ordering::Relaxed);
+            tokio::time::sleep(QUIET).await;
+            let quiet = PARKS.load(Ordering::Relaxed).wrapping_sub(before) <= OWN_PARKS;
+            if quiet || begun.elapsed() >= LONGEST {
+                break;
+            }
+        }
+        THEN.store(GIVE_BACK, Ordering::Relaxed);
+    }
 }
 
 /// For a role of the control plane. Never returns.
 pub(crate) async fn keep_busy() {
-    each(EVERY_OF_MANY).await;
-}
-
-async fn each(period: Duration) {
     loop {
-        tokio::time::sleep(period).await;
-        skep_runtime::lean::let_go_of_code();
+        tokio::time::sleep(EVERY_OF_MANY).await;
+        lean::let_go_of_code();
     }
 }

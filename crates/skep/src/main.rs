@@ -33,10 +33,10 @@ mod up;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-// Many small values of a few sizes, freed by other threads than they were made on: measured against the
-// system's allocator in SPECIFICATION.md.
+// A control plane has many small values of a few sizes, freed by other threads than they were made on: measured against the
+// system's allocator in SPECIFICATION.md. What mostly waits has that.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: skep_runtime::lean::Allocator = skep_runtime::lean::Allocator;
 
 /// A multi-tenant container cloud: one Kubernetes-compatible control plane for everybody.
 #[derive(Debug, Parser)]
@@ -145,6 +145,8 @@ fn main() -> std::process::ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    // All commands and options with their help are 300 KB, which a role would hold for as long as it runs.
+    let described = matches!(cli.command, Command::Config(_)).then_some((prepared, file));
     let filter = match tracing_subscriber::EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -166,7 +168,9 @@ fn main() -> std::process::ExitCode {
             clap_complete::generate(shell, &mut command_line(), name, &mut text);
             output::print(&String::from_utf8_lossy(&text))
         }
-        Command::Config(options) => config::run(options, &prepared, &file),
+        Command::Config(options) => {
+            described.map_or(Ok(()), |(prepared, file)| config::run(options, &prepared, &file))
+        }
         Command::Demo(options) => demo::run(options),
         Command::Sample(options) => sample::run(options),
         Command::Doctor(options) => up::doctor(options),

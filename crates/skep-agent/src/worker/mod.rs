@@ -168,21 +168,22 @@ impl Worker {
     /// Runs until nothing of the pod is left, here and on the server.
     pub async fn run(mut self) {
         self.load_allocation();
-        self.adopt().await;
+        Box::pin(self.adopt()).await;
         while !self.ends() {
             let mut desired = self.desired.clone();
             let next = tokio::select! {
                 biased;
                 () = ended(&mut desired) => Next::End,
-                next = self.sync() => next,
+                // On the heap while it is needed: most of a worker's life is spent waiting for something to do.
+                next = Box::pin(self.sync()) => next,
             };
             if matches!(next, Next::End) {
                 break;
             }
             self.wait().await;
         }
-        self.end().await;
-        self.bury().await;
+        Box::pin(self.end()).await;
+        Box::pin(self.bury()).await;
     }
 
     fn take_desired(&mut self) {

@@ -298,6 +298,7 @@ impl Shim {
             let timeout = (!quiet).then_some(&QUIET);
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
                 Ok(0) => {
+                    crate::lean::let_go_of_heap();
                     crate::lean::let_go_of_code();
                     quiet = true;
                     continue;
