@@ -59,6 +59,8 @@ pub struct Inputs<'a> {
     pub env: &'a Env,
     /// The pod's volumes.
     pub volumes: &'a Volumes,
+    /// Those of them that are images, by the volume's name: layers, and whose ids they show.
+    pub image_volumes: &'a ImageVolumes,
     /// Where things lie.
     pub layout: &'a Layout,
     /// What is allowed.
@@ -70,6 +72,9 @@ pub struct Inputs<'a> {
     /// Most processes in the container; negative for no limit.
     pub pids_limit: i64,
 }
+
+/// Layers of images that are volumes, by the volume's name.
+pub type ImageVolumes = BTreeMap<String, (Vec<PathBuf>, Ids)>;
 
 /// The labels under which the agent finds its containers again.
 pub mod labels {
@@ -278,28 +283,41 @@ fn mounts(i: &Inputs<'_>) -> Result<Vec<Mount>, String> {
 }
 
 fn volume_mount(i: &Inputs<'_>, m: &VolumeMount) -> Result<Mount, String> {
-    let volume = i.volumes.get(&m.name).ok_or_else(|| {
-        format!("cannot find volume {:?} to mount into container {:?}", m.name, i.container.name)
-    })?;
     let sub_path = match m.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
         Some(text) => expand_strictly(text, i.env)?,
         None => m.sub_path.clone().unwrap_or_default(),
     };
+    if sub_path.starts_with('/') {
+        return Err(format!("error SubPath `{sub_path}` must not be an absolute path"));
+    }
+    if Path::new(&sub_path).components().any(|c| c == Component::ParentDir) {
+        return Err(format!("unable to provision SubPath `{sub_path}`: must not contain '..'"));
+    }
+    let target = PathBuf::from(&m.mount_path);
+    let target = if target.is_absolute() { target } else { Path::new("/").join(target) };
+    if let Some((layers, ids)) = i.image_volumes.get(&m.name) {
+        return Ok(Mount {
+            target,
+            source: MountSource::Image {
+                layers: layers.clone(),
+                sub_path: (!sub_path.is_empty()).then(|| sub_path.into()),
+            },
+            ids: *ids,
+            access: Access::ReadOnly,
+            propagation: Propagation::Private,
+        });
+    }
+    let volume = i.volumes.get(&m.name).ok_or_else(|| {
+        format!("cannot find volume {:?} to mount into container {:?}", m.name, i.container.name)
+    })?;
     let mut below = volume.below.clone().unwrap_or_default();
     if !sub_path.is_empty() {
-        if sub_path.starts_with('/') {
-            return Err(format!("error SubPath `{sub_path}` must not be an absolute path"));
-        }
-        if Path::new(&sub_path).components().any(|c| c == Component::ParentDir) {
-            return Err(format!("unable to provision SubPath `{sub_path}`: must not contain '..'"));
-        }
         below.push(&sub_path);
     }
     let read_only = m.read_only == Some(true) || volume.read_only;
     let recursive = matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
-    let target = PathBuf::from(&m.mount_path);
     Ok(Mount {
-        target: if target.is_absolute() { target } else { Path::new("/").join(target) },
+        target,
         source: MountSource::Bind {
             path: volume.path.clone(),
             sub_path: (!below.as_os_str().is_empty()).then_some(below),

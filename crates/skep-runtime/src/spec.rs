@@ -392,6 +392,14 @@ pub enum MountSource {
         #[serde(default)]
         sub_path: Option<PathBuf>,
     },
+    /// What an image holds, for reading only and not for executing.
+    Image {
+        /// Unpacked layers, lowest first: [`crate::images::Image::layers`].
+        layers: Vec<PathBuf>,
+        /// A relative path below the image's root, which must be there; links in it may not lead out.
+        #[serde(default)]
+        sub_path: Option<PathBuf>,
+    },
     /// Memory.
     Tmpfs {
         /// Its limit.

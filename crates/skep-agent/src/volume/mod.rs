@@ -8,6 +8,7 @@ pub mod payload;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
@@ -187,6 +188,10 @@ pub fn set_up(
     let mut ready = Volumes::new();
     for volume in pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default() {
         let fail = |why: String| VolumeError { volume: volume.name.clone(), why };
+        if volume.image.is_some() {
+            // Nothing lies here of it: a container's layers are looked for when it is made.
+            continue;
+        }
         let path = layout.volume(uid, volume);
         let one = if let Some(host) = &volume.host_path {
             host_path(&layout.host_root, host).map_err(fail)?
@@ -197,13 +202,13 @@ pub fn set_up(
             nested(pod, volume, &path).map_err(|e| fail(e.to_string()))?;
             Ready { path, below: None, read_only: true, of_machine: false }
         } else if let Some(source) = &volume.empty_dir {
-            let memory = source.medium.as_deref() == Some("Memory");
-            if source.medium.as_deref().is_some_and(|m| m.starts_with("HugePages")) {
-                return Err(fail("emptyDir of huge pages is not supported by this node".to_owned()));
-            }
             let size = source.size_limit.as_ref().and_then(|q| q.0.parse::<Quantity>().ok());
-            empty_dir(&path, memory, size.filter(|q| q.value() > 0), owner)
-                .map_err(|e| fail(e.to_string()))?;
+            let medium = match source.medium.as_deref().unwrap_or_default() {
+                "" => Medium::Disk,
+                "Memory" => Medium::Memory(size.filter(|q| q.value() > 0)),
+                huge => Medium::HugePages(huge_page_bytes(pod, huge).map_err(fail)?),
+            };
+            empty_dir(&path, &medium, owner).map_err(|e| fail(e.to_string()))?;
             Ready { path, below: None, read_only: false, of_machine: false }
         } else {
             return Err(fail(format!("{} is not supported by this node", kind(volume))));
@@ -220,8 +225,6 @@ fn kind(volume: &Volume) -> &'static str {
         "a CSI volume"
     } else if volume.nfs.is_some() {
         "an NFS volume"
-    } else if volume.image.is_some() {
-        "an image volume"
     } else {
         "a volume of this kind"
     }
@@ -307,29 +310,112 @@ fn nested(pod: &Pod, volume: &Volume, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn empty_dir(path: &Path, memory: bool, size: Option<Quantity>, owner: Owner) -> io::Result<()> {
+/// What an empty directory lies in.
+enum Medium {
+    Disk,
+    /// As much of it, if that is limited.
+    Memory(Option<Quantity>),
+    /// Of this size.
+    HugePages(i64),
+}
+
+/// The size of pages that a medium (`HugePages`, `HugePages-2Mi`) means: what the pod asks for itself. As upstream, init containers count too.
+fn huge_page_bytes(pod: &Pod, medium: &str) -> Result<i64, String> {
+    let asked: Option<i64> = match medium.strip_prefix("HugePages") {
+        Some("") => None,
+        Some(size) => {
+            let size = size.strip_prefix('-').and_then(|s| s.parse::<Quantity>().ok());
+            Some(size.ok_or_else(|| format!("medium: {medium} not of expected format"))?.value())
+        }
+        None => return Err(format!("unknown storage medium {medium:?}")),
+    };
+    let of_pod = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
+    let of_containers =
+        spec::containers(pod).iter().chain(spec::init_containers(pod)).filter_map(|c| c.resources.as_ref());
+    let mut sizes: Vec<i64> = of_pod
+        .into_iter()
+        .chain(of_containers)
+        .flat_map(|r| r.requests.iter().flatten())
+        .filter_map(|(name, _)| name.strip_prefix("hugepages-")?.parse::<Quantity>().ok())
+        .map(|size| size.value())
+        .filter(|size| asked.is_none_or(|asked| asked == *size))
+        .collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    match sizes[..] {
+        [size] => Ok(size),
+        [] => Err(format!(
+            "medium {medium}: hugePages storage requested, but there is no resource request for huge pages"
+        )),
+        _ => Err(format!("medium: {medium} can't be used if container requests multiple huge page sizes")),
+    }
+}
+
+fn empty_dir(path: &Path, medium: &Medium, owner: Owner) -> io::Result<()> {
     /// As upstream: any user of the pod may write.
     const MODE: u32 = 0o777;
     let fresh = !path.exists();
     if fresh {
         fs::create_dir_all(path)?;
     }
-    if memory {
-        if is_mount_point(path)? {
-            return Ok(());
-        }
-        let mut options = "mode=0777".to_owned();
-        if let Some(size) = size {
-            options.push_str(&format!(",size={}", size.value()));
-        }
-        mount_tmpfs(path, &options)?;
-    } else if !fresh {
+    match medium {
         // Its owner and mode are the containers' to change.
-        return Ok(());
+        Medium::Disk if !fresh => return Ok(()),
+        Medium::Disk => {}
+        Medium::Memory(_) | Medium::HugePages(_) if is_mount_point(path)? => return Ok(()),
+        Medium::Memory(size) => {
+            let limit = size.map(|size| format!(",size={}", size.value())).unwrap_or_default();
+            mount_tmpfs(path, &format!("mode=0777{limit}"))?;
+        }
+        Medium::HugePages(bytes) => {
+            let options = std::ffi::CString::new(format!("pagesize={bytes}")).map_err(io::Error::other)?;
+            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            mount("hugetlbfs", path, "hugetlbfs", flags, Some(options.as_c_str())).map_err(|e| {
+                let e = io::Error::from(e);
+                io::Error::new(e.kind(), format!("huge pages of {bytes} bytes cannot be mounted here: {e}"))
+            })?;
+        }
     }
     owner.give(path, None)?;
     let mode = if owner.group.is_some() { MODE | 0o2000 } else { MODE };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Opens what a path means inside a tree: links are followed inside it only, and `/` in them is the tree's root.
+fn open_in_root(
+    root: &OwnedFd,
+    below: &Path,
+    flags: rustix::fs::OFlags,
+) -> Result<OwnedFd, rustix::io::Errno> {
+    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    rustix::fs::openat2(
+        root,
+        below,
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC | flags,
+        rustix::fs::Mode::empty(),
+        rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS,
+    )
+}
+
+/// Makes the directories of a path inside a tree that are missing. Its pods write there: a link must not have anything made elsewhere.
+fn make_in_root(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
+    let directory = rustix::fs::OFlags::DIRECTORY;
+    let mut so_far = PathBuf::new();
+    let mut found = open_in_root(root, &so_far, directory)?;
+    for name in below {
+        so_far.push(name);
+        found = match open_in_root(root, &so_far, directory) {
+            Err(rustix::io::Errno::NOENT) => {
+                match rustix::fs::mkdirat(&found, name, rustix::fs::Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                open_in_root(root, &so_far, directory)?
+            }
+            other => other?,
+        };
+    }
+    Ok(found)
 }
 
 fn host_path(root: &Path, source: &HostPathVolumeSource) -> Result<Ready, String> {
@@ -338,24 +424,14 @@ fn host_path(root: &Path, source: &HostPathVolumeSource) -> Result<Ready, String
         .components()
         .filter(|c| matches!(c, std::path::Component::Normal(_)))
         .collect();
-    // Links are followed inside the tree only: `/` in them is the tree's root.
-    let find = || {
-        let directory = rustix::fs::open(
-            root,
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )?;
-        let below = if relative.as_os_str().is_empty() { Path::new(".") } else { &relative };
-        rustix::fs::openat2(
-            &directory,
-            below,
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-            rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS,
-        )
-    };
     let shown = &source.path;
-    let meta = match find() {
+    let directory = rustix::fs::open(
+        root,
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|e| format!("{shown}: {}", io::Error::from(e)))?;
+    let meta = match open_in_root(&directory, &relative, rustix::fs::OFlags::empty()) {
         Ok(file) => {
             let file = fs::File::from(file);
             Some(file.metadata().map_err(|e| e.to_string())?)
@@ -363,21 +439,28 @@ fn host_path(root: &Path, source: &HostPathVolumeSource) -> Result<Ready, String
         Err(rustix::io::Errno::NOENT) => None,
         Err(e) => return Err(format!("{shown}: {}", io::Error::from(e))),
     };
-    let make_parents = |path: &Path| path.parent().map_or(Ok(()), fs::create_dir_all);
-    let full = root.join(&relative);
     let check = |what: &str, is: fn(&fs::Metadata) -> bool| match &meta {
         Some(m) if is(m) => Ok(()),
         _ => Err(format!("hostPath type check failed: {shown} is not {what}")),
     };
     match wanted {
         "" | "DirectoryOrCreate" if meta.is_none() => {
-            fs::create_dir_all(&full).map_err(|e| format!("{shown}: {e}"))?;
+            make_in_root(&directory, &relative).map_err(|e| format!("{shown}: {e}"))?;
         }
         "" => {}
         "Directory" | "DirectoryOrCreate" => check("a directory", fs::Metadata::is_dir)?,
         "FileOrCreate" if meta.is_none() => {
-            make_parents(&full)
-                .and_then(|()| fs::OpenOptions::new().create(true).append(true).open(&full).map(drop))
+            let (above, name) = (relative.parent().unwrap_or(Path::new("")), relative.file_name());
+            let flags = rustix::fs::OFlags::CREATE
+                | rustix::fs::OFlags::WRONLY
+                | rustix::fs::OFlags::NOFOLLOW
+                | rustix::fs::OFlags::NONBLOCK
+                | rustix::fs::OFlags::CLOEXEC;
+            make_in_root(&directory, above)
+                .and_then(|above| {
+                    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+                    rustix::fs::openat(&above, name.unwrap_or_default(), flags, mode).map_err(io::Error::from)
+                })
                 .map_err(|e| format!("{shown}: {e}"))?;
         }
         "File" | "FileOrCreate" => check("a file", fs::Metadata::is_file)?,
@@ -471,6 +554,19 @@ mod tests {
         ] {
             assert_eq!(of(path, kind).unwrap_err().why, message, "{path} {kind}");
         }
+        // What pods have left in the tree has nothing made outside of it.
+        let outside = dir.path().join("outside");
+        std::os::unix::fs::symlink(&outside, host.join("dangling")).unwrap();
+        for (path, kind) in [
+            ("/dangling", ""),
+            ("/dangling", "DirectoryOrCreate"),
+            ("/dangling/x", "DirectoryOrCreate"),
+            ("/dangling", "FileOrCreate"),
+            ("/dangling/x", "FileOrCreate"),
+        ] {
+            assert!(of(path, kind).is_err(), "{path} {kind}");
+            assert!(!outside.exists(), "{path} {kind}");
+        }
         assert_eq!(of("/../d", "Directory").unwrap()["v"].below.as_deref(), Some(Path::new("d")));
     }
 
@@ -497,6 +593,66 @@ mod tests {
         assert!(!layout.pod("uid-1").exists());
         assert!(mount_points(dir.path()).unwrap().is_empty());
         tear_down(&layout, "uid-1").unwrap();
+    }
+
+    #[test]
+    fn huge_pages_are_mounted_once_and_go() {
+        /// What the kernel calls their file system.
+        const HUGETLBFS: i64 = 0x9584_58f6;
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        if fs::metadata(dir.path()).unwrap().uid() != 0 {
+            eprintln!("skipped: mounting needs root");
+            return;
+        }
+        if !Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
+            eprintln!("skipped: this kernel has no huge pages of 2 MiB");
+            return;
+        }
+        let spec = json!({"containers": [{"name": "c", "resources": {"requests": {"hugepages-2Mi": "4Mi"}}}],
+            "volumes": [{"name": "v", "emptyDir": {"medium": "HugePages"}}]});
+        for _ in 0..2 {
+            let ready = up(&layout, spec.clone()).unwrap();
+            let found = rustix::fs::statfs(&ready["v"].path).unwrap();
+            assert_eq!((i64::from(found.f_type), found.f_bsize), (HUGETLBFS, 2 << 20));
+            assert_eq!(fs::metadata(&ready["v"].path).unwrap().mode() & 0o777, 0o777);
+            assert_eq!(mount_points(dir.path()).unwrap().len(), 1);
+        }
+        tear_down(&layout, "uid-1").unwrap();
+        assert!(mount_points(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn pages_are_those_that_the_pod_asks_for() {
+        let asking = |lists: Value| {
+            let of = |(n, list): (usize, &Value)| json!({"name": format!("c{n}"), "resources": {"requests": list}});
+            let containers: Vec<Value> = lists.as_array().unwrap().iter().enumerate().map(of).collect();
+            pod(json!({"containers": containers[..1], "initContainers": containers[1..]}))
+        };
+        let none = |medium: &str| {
+            Err(format!(
+                "medium {medium}: hugePages storage requested, but there is no resource request for huge pages"
+            ))
+        };
+        let (small, large) = (json!({"hugepages-2Mi": "4Mi"}), json!({"hugepages-1Gi": "1Gi"}));
+        for (lists, medium, expected) in [
+            (json!([small]), "HugePages", Ok(2 << 20)),
+            (json!([small]), "HugePages-2Mi", Ok(2 << 20)),
+            (json!([small, small]), "HugePages", Ok(2 << 20)),
+            (json!([{}, large]), "HugePages", Ok(1 << 30)),
+            (json!([small, large]), "HugePages-1Gi", Ok(1 << 30)),
+            (json!([small]), "HugePages-1Gi", none("HugePages-1Gi")),
+            (json!([{"memory": "1Gi"}]), "HugePages", none("HugePages")),
+            (
+                json!([small, large]),
+                "HugePages",
+                Err("medium: HugePages can't be used if container requests multiple huge page sizes"
+                    .to_owned()),
+            ),
+            (json!([small]), "HugePages-x", Err("medium: HugePages-x not of expected format".to_owned())),
+        ] {
+            assert_eq!(huge_page_bytes(&asking(lists.clone()), medium), expected, "{lists} {medium}");
+        }
     }
 
     #[test]

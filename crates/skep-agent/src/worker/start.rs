@@ -13,7 +13,7 @@ use skep_runtime::spec::{Network, PidNamespace, SandboxSpec};
 
 use super::observe::sandbox_id;
 use super::{RETRY, Worker};
-use crate::container::{Inputs, container_spec, labels, runtime_resources};
+use crate::container::{ImageVolumes, Inputs, container_spec, labels, runtime_resources};
 use crate::downward::FieldContext;
 use crate::env::{self, EnvError};
 use crate::events::Level;
@@ -415,6 +415,9 @@ impl Worker {
         let image = self.image(c, kind).await.inspect_err(|(reason, _)| {
             tell(Level::Warning, "Failed", format!("Error: {reason}"));
         })?;
+        let image_volumes = self.image_volumes(c).await.inspect_err(|(reason, _)| {
+            tell(Level::Warning, "Failed", format!("Error: {reason}"));
+        })?;
         let sandbox =
             self.sandbox.clone().ok_or(("ContainerCreating", "the pod has no sandbox".to_owned()))?;
         let objects = self.held.objects().await.map_err(config)?;
@@ -453,6 +456,7 @@ impl Worker {
             image: &image,
             env: &env,
             volumes: &volumes,
+            image_volumes: &image_volumes,
             layout: &node.layout,
             policy: &node.policy,
             memory_capacity_bytes: node.memory_capacity_bytes,
@@ -578,11 +582,43 @@ impl Worker {
             node.events.container(&pod, kind, &c.name, level, reason, message);
         };
         let asked = c.image.clone().unwrap_or_default();
-        let image = with_default_tag(&asked).map_err(|message| {
+        self.ensure_image(&asked, c.image_pull_policy.as_deref(), &tell).await
+    }
+
+    /// The layers of images that the container mounts as volumes, which are kept for as long as the pod is here.
+    async fn image_volumes(&mut self, c: &Container) -> Result<ImageVolumes, Failed> {
+        let (pod, node) = (self.pod.clone(), self.node.clone());
+        let tell = |level: Level, reason: &'static str, message: String| {
+            node.events.pod(&pod, level, reason, message);
+        };
+        let mut found = ImageVolumes::new();
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            let mounted = c.volume_mounts.iter().flatten().any(|m| m.name == volume.name);
+            let Some(source) = volume.image.as_ref().filter(|_| mounted) else { continue };
+            let asked = source.reference.clone().unwrap_or_default();
+            let image = self.ensure_image(&asked, source.pull_policy.as_deref(), &tell).await?;
+            let name = with_default_tag(&asked).unwrap_or_default();
+            let lease = lease_id(spec::uid(&pod), &format!("volume.{}", volume.name));
+            node.images.lease(&lease, &name).await.map_err(|e| ("ErrImagePull", e.to_string()))?;
+            let users = self.users().map_err(|why| ("CreateContainerConfigError", why))?;
+            found.insert(volume.name.clone(), node.pod_users.layers(users, &image.layers));
+        }
+        Ok(found)
+    }
+
+    /// An image that is here, or pulled if its policy says so.
+    async fn ensure_image(
+        &mut self,
+        asked: &str,
+        policy: Option<&str>,
+        tell: &(dyn Fn(Level, &'static str, String) + Send + Sync),
+    ) -> Result<crate::container::ImageDefaults, Failed> {
+        let (pod, node) = (self.pod.clone(), self.node.clone());
+        let image = with_default_tag(asked).map_err(|message| {
             tell(Level::Warning, "InspectFailed", message.clone());
             ("InvalidImageName", message)
         })?;
-        let policy = PullPolicy::of(c.image_pull_policy.as_deref());
+        let policy = PullPolicy::of(policy);
         let objects = self.held.objects().await.map_err(|m| ("ErrImagePull", m))?;
         let names = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
         let secrets: Vec<Arc<_>> =

@@ -9,6 +9,7 @@
 //! and exits; it never returns.
 
 mod exec;
+mod image_volumes;
 mod mountpoints;
 mod process;
 mod rootfs;
@@ -191,6 +192,8 @@ fn init(task: &InitTask<'_>) -> Result<Infallible> {
         .map_err(failed("cannot shut the mount namespace"))
     };
     mount_namespace()?;
+    sources.volumes.extend(image_volumes::open(task, idmap)?);
+    sources.volumes.sort_by_key(|v| v.target.components().count());
     let overlay = rootfs::open_overlay(task, &sources, idmap)?;
     // The mount point is reached as the working directory: root of a user namespace may not walk there.
     let place = state_of(task.pod).join(ROOTFS);

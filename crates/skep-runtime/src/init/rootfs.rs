@@ -37,24 +37,25 @@ const TTY_GROUP: u32 = 5;
 
 /// A volume, opened and not attached yet.
 pub(super) struct Source {
-    target: PathBuf,
-    mount: OwnedFd,
-    directory: bool,
+    pub(super) target: PathBuf,
+    pub(super) mount: OwnedFd,
+    pub(super) directory: bool,
 }
 
 /// What is opened before the machine's mounts are left.
 pub(super) struct Sources {
-    volumes: Vec<Source>,
+    /// Shallower first: what is mounted later is on top.
+    pub(super) volumes: Vec<Source>,
     shm: OwnedFd,
     groups: Vec<(String, OwnedFd)>,
     devices: Vec<Source>,
 }
 
-fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
+pub(super) fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     clone_at(CWD, path, recursive, OpenTreeFlags::empty())
 }
 
-fn clone_fd(fd: impl AsFd, recursive: bool) -> std::io::Result<OwnedFd> {
+pub(super) fn clone_fd(fd: impl AsFd, recursive: bool) -> std::io::Result<OwnedFd> {
     let mut flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
@@ -71,16 +72,14 @@ fn clone_at(at: impl AsFd, path: &Path, recursive: bool, extra: OpenTreeFlags) -
     open_tree(at, path, flags).map_err(failed(format!("cannot open {} for mounting", path.display())))
 }
 
-fn is_directory(fd: impl AsFd) -> bool {
+pub(super) fn is_directory(fd: impl AsFd) -> bool {
     rustix::fs::fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
 }
 
 /// Opens volumes, shared memory, devices and control groups among the machine's mounts.
 pub(super) fn open_sources(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -> Result<Sources> {
-    let mut mounts: Vec<&Mount> = task.spec.mounts.iter().collect();
-    mounts.sort_by_key(|m| m.target.components().count());
     let mut volumes = Vec::new();
-    for mount in mounts {
+    for mount in &task.spec.mounts {
         check_target(&mount.target)?;
         let opened = match &mount.source {
             MountSource::Bind { path, sub_path } => {
@@ -90,6 +89,8 @@ pub(super) fn open_sources(task: &InitTask<'_>, idmap: Option<BorrowedFd<'_>>) -
                 set_volume(&opened, mount, idmap.filter(|_| mount.ids == Ids::Machine))?;
                 opened
             }
+            // Once the machine's mounts are left.
+            MountSource::Image { .. } => continue,
             MountSource::Tmpfs { size_bytes, mode } => {
                 let mut options = vec![("mode", format!("{mode:o}"))];
                 if let Some(size) = size_bytes {
@@ -292,7 +293,7 @@ fn new_mount(kind: &str, options: &[(&str, String)], attributes: MountAttrFlags)
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed(doing()))
 }
 
-fn attach(mount: &OwnedFd, target: &OwnedFd, shown: &Path) -> Result<()> {
+pub(super) fn attach(mount: &OwnedFd, target: &OwnedFd, shown: &Path) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", flags).map_err(failed(format!("cannot mount at {}", shown.display())))
 }
@@ -310,16 +311,7 @@ pub(super) fn open_overlay(
     };
     let mut layers: Vec<PathBuf> = rootfs.layers.iter().rev().cloned().collect();
     if let Some(namespace) = idmap.filter(|_| rootfs.ids == Ids::Machine) {
-        // The layers belong to the machine's ids; shown through mounts that map them. An overlay needs them attached.
-        for (number, layer) in layers.iter_mut().enumerate() {
-            let place = task.directory.join(format!("layer{number}"));
-            fs::create_dir_all(&place).map_err(failed("cannot make a mount point for a layer"))?;
-            let mount = clone_tree(layer, false)?;
-            map_ids(&mount, namespace, layer)?;
-            let target = sys::open_path(&place).map_err(failed("cannot open a mount point for a layer"))?;
-            attach(&mount, &target, &place)?;
-            *layer = place;
-        }
+        layers = mapped(task.directory, &layers, namespace)?;
     }
     layers.extend(mount_points(task, sources));
     let userxattr = !sys::initial_user_namespace();
@@ -350,6 +342,24 @@ pub(super) fn open_overlay(
         failed(if said.is_empty() { doing() } else { format!("{} ({said})", doing()) })(e)
     })?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(failed(doing()))
+}
+
+/// Layers that belong to the machine's ids, shown below a directory through mounts that map them: an overlay needs them attached.
+pub(super) fn mapped(
+    directory: &Path,
+    layers: &[PathBuf],
+    namespace: BorrowedFd<'_>,
+) -> Result<Vec<PathBuf>> {
+    let show = |(number, layer): (usize, &PathBuf)| {
+        let place = directory.join(format!("layer{number}"));
+        fs::create_dir_all(&place).map_err(failed("cannot make a mount point for a layer"))?;
+        let mount = clone_tree(layer, false)?;
+        map_ids(&mount, namespace, layer)?;
+        let target = sys::open_path(&place).map_err(failed("cannot open a mount point for a layer"))?;
+        attach(&mount, &target, &place)?;
+        Ok(place)
+    };
+    layers.iter().enumerate().map(show).collect()
 }
 
 /// What the image may lack for the container's mounts, as a layer that others have too. Where that cannot be had, they are made in the writable layer.
