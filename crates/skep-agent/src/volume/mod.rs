@@ -614,7 +614,7 @@ mod tests {
         for _ in 0..2 {
             let ready = up(&layout, spec.clone()).unwrap();
             let found = rustix::fs::statfs(&ready["v"].path).unwrap();
-            assert_eq!((i64::from(found.f_type), found.f_bsize), (HUGETLBFS, 2 << 20));
+            assert_eq!((found.f_type, found.f_bsize), (HUGETLBFS, 2 << 20));
             assert_eq!(fs::metadata(&ready["v"].path).unwrap().mode() & 0o777, 0o777);
             assert_eq!(mount_points(dir.path()).unwrap().len(), 1);
         }
