@@ -109,7 +109,9 @@ fn links_in(namespace: &Path) -> Vec<String> {
     let (good, said) = inside(namespace, &["ip", "-o", "link"]);
     assert!(good, "{said}");
     let name = |l: &str| Some(l.split(": ").nth(1)?.split('@').next()?.to_owned());
-    let mut all: Vec<String> = said.lines().filter_map(name).collect();
+    // Links have numbers; what else it says is that namespaces of others come and go.
+    let numbered = said.lines().filter(|l| l.starts_with(|c: char| c.is_ascii_digit()));
+    let mut all: Vec<String> = numbered.filter_map(name).collect();
     all.sort();
     all
 }
