@@ -1,5 +1,6 @@
 //! Where a tenant's network is on a computer: what its tests look into.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use serde_json::Value;
 use skep_net::Namespace;
 
 use crate::Kubectl;
-use crate::computers::{Cloud, eventually};
+use crate::computers::{Cloud, eventually, inside};
 
 /// The network namespace of the machine that a pod runs on.
 #[must_use]
@@ -70,4 +71,20 @@ pub fn agents_in(machine: &Path) -> Vec<i32> {
         line.split(|b| *b == 0).nth(1) == Some(b"agent") && there.is_ok_and(|m| m.ino() == wanted.ino())
     };
     processes().filter(is).collect()
+}
+
+/// What `nft` lists in a namespace. Behind it, some versions complain of rules that they cannot print.
+pub fn nft(namespace: &Path, words: &[&str]) -> Value {
+    let (ok, said) = inside(namespace, &[&["nft", "-j", "list"], words].concat());
+    assert!(ok, "{said}");
+    let first = serde_json::Deserializer::from_str(&said).into_iter().next();
+    first.and_then(Result::ok).unwrap_or_else(|| panic!("no JSON: {said}"))
+}
+
+/// How many packets were counted, by counters' names; `of` is a family, or `table` with a family and a name.
+pub fn nft_counters(namespace: &Path, of: &str) -> BTreeMap<String, u64> {
+    let words: Vec<&str> = ["counters"].into_iter().chain(of.split(' ')).collect();
+    let all = nft(namespace, &words);
+    let counters = all["nftables"].as_array().unwrap().iter().filter_map(|o| o.get("counter"));
+    counters.map(|c| (c["name"].as_str().unwrap().to_owned(), c["packets"].as_u64().unwrap())).collect()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skep_e2e::Kubectl;
 use skep_e2e::computers::{Cloud, IMAGE, eventually, inside, possible};
-use skep_e2e::networks::{machine_of, switch_of};
+use skep_e2e::networks::{machine_of, nft, switch_of};
 
 /// A pod with two servers and an echo; `near` says whether it is on the machine of the pod `web`, or on another.
 fn pod(namespace: &str, name: &str, near: Option<bool>) -> Value {
@@ -92,11 +92,8 @@ fn counted(namespace: &Path, counter: &str) -> u64 {
     let [table] = tables.iter().filter(|t| t.starts_with("ip ")).collect::<Vec<_>>()[..] else {
         panic!("one table filters IPv4: {tables:?}")
     };
-    let mut words = vec!["nft", "-j", "list", "table"];
-    words.extend(table.split(' '));
-    let (ok, said) = inside(namespace, &words);
-    assert!(ok, "{said}");
-    let all: Value = serde_json::from_str(&said).unwrap();
+    let words: Vec<&str> = ["table"].into_iter().chain(table.split(' ')).collect();
+    let all = nft(namespace, &words);
     let counters = all["nftables"].as_array().unwrap().iter().filter_map(|o| o.get("counter"));
     counters.filter(|c| c["name"] == counter).filter_map(|c| c["packets"].as_u64()).sum()
 }

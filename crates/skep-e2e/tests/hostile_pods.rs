@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -26,19 +27,20 @@ fn field(tenant: &Tenant, pod: &str, path: &str) -> String {
     tenant.try_run(&["get", "pod", pod, "-o", &format!("jsonpath={path}")]).1
 }
 
-/// Everything else goes on as if nothing were: in the same machine, and in another tenant's.
+/// A pod goes on as if nothing were.
+fn answers(tenant: &Tenant, name: &str) {
+    let said = wait_for(&format!("{name} to answer"), || {
+        let (good, said) = tenant.try_run(&["exec", name, "--", "cat", "/word"]);
+        good.then_some(said)
+    });
+    assert_eq!(said, "mine");
+    assert_eq!(field(tenant, name, "{.status.containerStatuses[0].restartCount}{.status.phase}"), "0Running");
+}
+
+/// Everything else goes on: in the same machine, and in another tenant's.
 fn unharmed(crook: &Tenant, bank: &Tenant) {
-    for (tenant, name) in [(crook, "neighbour"), (bank, "teller")] {
-        let said = wait_for(&format!("{name} to answer"), || {
-            let (good, said) = tenant.try_run(&["exec", name, "--", "cat", "/word"]);
-            good.then_some(said)
-        });
-        assert_eq!(said, "mine");
-        assert_eq!(
-            field(tenant, name, "{.status.containerStatuses[0].restartCount}{.status.phase}"),
-            "0Running"
-        );
-    }
+    answers(crook, "neighbour");
+    answers(bank, "teller");
 }
 
 #[test]
@@ -84,6 +86,8 @@ fn harm_stays_where_it_is_done() {
         1,
         "all of it was in one machine"
     );
+    root_of_the_machine(&cloud, &crook, &bank);
+    answers(&bank, "teller");
 }
 
 fn fork_bomb(crook: &Tenant) {
@@ -107,6 +111,54 @@ fn fork_bomb(crook: &Tenant) {
         let (_, said) = crook.try_run(&["exec", "neighbour", "--", "true"]);
         said.is_empty().then_some(())
     });
+}
+
+/// Who is root in the machine itself makes processes until it gets no more: then the machine has no room, and nobody else has less.
+fn root_of_the_machine(cloud: &Cloud, crook: &Tenant, bank: &Tenant) {
+    // No other program here sleeps so long.
+    const MARK: &str = "7654321";
+    let uid = crook.run(&["get", "machines", "-o", "jsonpath={.items[0].metadata.uid}"]);
+    let init = cloud.init(&uid);
+    let groups: Vec<PathBuf> = std::fs::read_to_string(format!("/proc/{init}/cgroup"))
+        .unwrap()
+        .lines()
+        .filter_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            let root = Path::new("/sys/fs/cgroup");
+            let roots = [root.join(controllers.trim_start_matches("name=")), root.join("unified")];
+            roots
+                .iter()
+                .map(|r| r.join(path.trim_start_matches('/')))
+                .find(|g| g.join("cgroup.procs").exists())
+        })
+        .collect();
+    let number = |group: &Path, name: &str| {
+        let text = std::fs::read_to_string(group.join(name)).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    // The limit is the machine's: its first process may be in a group below.
+    let limited = groups.iter().flat_map(|g| g.ancestors()).find(|g| number(g, "pids.max").is_some());
+    let limited = limited.expect("the machine may have so many processes").to_owned();
+    let most = number(&limited, "pids.max").unwrap();
+    let mut enter = Command::new("sh");
+    enter.arg("-c").arg(format!(
+        "for g in \"$@\"; do echo $$ > $g/cgroup.procs; done; exec nsenter -t {init} -U -p -n -i -u -S 0 -G 0 busybox sh -c 'while :; do sleep {MARK} >/dev/null 2>&1 & done'"
+    ));
+    let output = enter.arg("sh").args(&groups).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("fork"), "it is told that there are no more: {said}");
+    let current = || number(&limited, "pids.current").unwrap();
+    assert!(current() > most - most / 16 && current() <= most, "{} of {most}", current());
+    let (good, said) = bank.try_run(&["exec", "teller", "--", "sh", "-c", "echo still | cat"]);
+    assert!(good && said.contains("still"), "another tenant's machine has what it had: {said}");
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line == format!("sleep\0{MARK}\0").as_bytes() {
+            skep_e2e::cloud::kill(entry.file_name().to_str().unwrap().parse().unwrap());
+        }
+    }
+    wait_for("the machine to have room again", || (current() < 1_000).then_some(()));
 }
 
 fn memory(crook: &Tenant) {

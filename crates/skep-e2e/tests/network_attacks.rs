@@ -12,7 +12,7 @@ use skep_e2e::Kubectl;
 use skep_e2e::cloud::kill;
 use skep_e2e::computers::{Cloud, IMAGE, eventually, inside, possible};
 use skep_e2e::frames;
-use skep_e2e::networks::{POD_VARIABLE, agents_in, machine_of, pod_namespace, switches_of};
+use skep_e2e::networks::{POD_VARIABLE, agents_in, machine_of, nft_counters, pod_namespace, switches_of};
 use skep_e2e::traffic::{Connection, Traffic};
 use skep_net::Namespace;
 use skep_net::egress::{ROUTER_IP, ROUTER_MAC};
@@ -214,17 +214,6 @@ fn equal_subnets_stay_apart_while_hosts_come_and_go_and_programs_die() {
     });
 }
 
-/// What a table counts, by name.
-fn counters(namespace: &Path, table: &str) -> BTreeMap<String, u64> {
-    let mut words = vec!["nft", "-j", "list", "counters", "table"];
-    words.extend(table.split(' '));
-    let (ok, said) = inside(namespace, &words);
-    assert!(ok, "{said}");
-    let all: Value = serde_json::from_str(&said).unwrap();
-    let counters = all["nftables"].as_array().unwrap().iter().filter_map(|o| o.get("counter"));
-    counters.map(|c| (c["name"].as_str().unwrap().to_owned(), c["packets"].as_u64().unwrap())).collect()
-}
-
 /// Somebody who listens for anything.
 fn listener(namespace: &Namespace, at: &str) -> UdpSocket {
     let socket = namespace.run(|| UdpSocket::bind(at)).unwrap().unwrap();
@@ -310,10 +299,12 @@ fn who_is_root_in_a_machine_speaks_as_nobody_else() {
     }
 
     // What the machine itself sees to, its root takes away.
-    let (ok, said) = inside(&machine, &["nft", "delete", "table", "netdev", "skep-uplink"]);
-    assert!(ok, "{said}");
+    for table in ["skep-uplink", "skep-fast"] {
+        let (ok, said) = inside(&machine, &["nft", "delete", "table", "netdev", table]);
+        assert!(ok, "{said}");
+    }
     let switch = switches_of(&cloud, red).into_iter().find(|s| cloud.host_with(s) == host).unwrap();
-    let count = || counters(&switch, "bridge skep-ports");
+    let count = || nft_counters(&switch, "table bridge skep-ports");
     let blue_vni: u32 =
         blue.run(&["get", "network", "default", "-o", "jsonpath={.spec.vni}"]).parse().unwrap();
     let forgeries: Vec<(&str, &str, Vec<u8>)> = vec![
@@ -357,7 +348,7 @@ fn who_is_root_in_a_machine_speaks_as_nobody_else() {
     let router = (ROUTER_MAC.0, v4(ROUTER_IP));
     let me = (me, v4(me4));
     let inner = frames::udp((them, v4(them4)), (them, addresses(1)[0]), (1000, PORT), b"FORGED");
-    let outside = || counters(&host_namespaces[host], "ip skep-egress");
+    let outside = || nft_counters(&host_namespaces[host], "table ip skep-egress");
     // Chosen at a host's first start, or the usual one.
     let chosen = std::fs::read_to_string(cloud.host_data(host).join("vxlan-port"));
     let vxlan_port = chosen.map_or(4789, |text| text.trim().parse().unwrap());

@@ -2,17 +2,16 @@
 //! without it the tests say that they are skipped.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep_e2e::Kubectl;
 use skep_e2e::computers::{Cloud, IMAGE, eventually, inside, possible};
-use skep_e2e::networks::{machine_of, switch_of};
+use skep_e2e::networks::{machine_of, nft_counters, switch_of};
 
 /// What the tests look with, inside machines' namespaces.
 const PROGRAMS: [&str; 4] = ["nft", "ip", "busybox", "curl"];
@@ -43,15 +42,6 @@ fn service(name: &str, spec: Value) -> Value {
 /// What a pod hears from a URL at last.
 fn hears(kubectl: &Kubectl, pod: &str, url: &str) -> String {
     eventually(&format!("{pod} hears from {url}"), || kubectl.curl(pod, url)).trim().to_owned()
-}
-
-/// What the switch of a network has dropped, by reason.
-fn dropped(switch: &Path) -> BTreeMap<String, u64> {
-    let (ok, said) = inside(switch, &["nft", "-j", "list", "counters", "bridge"]);
-    assert!(ok, "{said}");
-    let all: Value = serde_json::from_str(&said).unwrap();
-    let counters = all["nftables"].as_array().unwrap().iter().filter_map(|o| o.get("counter"));
-    counters.map(|c| (c["name"].as_str().unwrap().to_owned(), c["packets"].as_u64().unwrap())).collect()
 }
 
 #[test]
@@ -179,7 +169,7 @@ fn equal_addresses_of_two_tenants_never_meet() {
     let machine = machine_of(&cloud, "red", &red, "red");
     let switch = switch_of(&cloud, &red);
     let forge = |words: &str| drop(inside(&machine, &words.split(' ').collect::<Vec<_>>()));
-    let counts = |reason: &str| dropped(&switch).get(reason).copied().unwrap_or_default();
+    let counts = |reason: &str| nft_counters(&switch, "bridge").get(reason).copied().unwrap_or_default();
     // (A pod's interface is what a guest would forge with; the bridge is the machine's own.)
     let ping = |source: &str, target: &str| {
         inside(&machine, &["busybox", "ping", "-c", "2", "-W", "1", "-I", source, target]).0
@@ -197,14 +187,14 @@ fn equal_addresses_of_two_tenants_never_meet() {
             assert!(!ping(forged, "10.65.0.5"));
         }
         forge(&format!("ip addr del {forged}/32 dev skep0"));
-        assert!(counts("ip") + counts("arp") > before, "{:?}", dropped(&switch));
+        assert!(counts("ip") + counts("arp") > before, "{:?}", nft_counters(&switch, "bridge"));
     }
     // ARP that tells another's address.
     let before = counts("arp");
     forge("ip addr add 10.65.0.5/32 dev skep0");
     forge("busybox arping -U -c 2 -w 3 -I skep0 -s 10.65.0.5 10.65.0.5");
     forge("ip addr del 10.65.0.5/32 dev skep0");
-    assert!(counts("arp") > before, "{:?}", dropped(&switch));
+    assert!(counts("arp") > before, "{:?}", nft_counters(&switch, "bridge"));
     // Another Ethernet address.
     let before = counts("mac");
     let mac = red.run(&["get", "ports", "-n", "kube-system", "-o", "jsonpath={.items[*].spec.mac}"]);
@@ -213,9 +203,9 @@ fn equal_addresses_of_two_tenants_never_meet() {
     forge("ip link set skep0 address 02:11:22:33:44:55");
     assert!(!ping(&own, "10.65.0.5"));
     forge(&format!("ip link set skep0 address {real}"));
-    assert!(counts("mac") > before, "{:?}", dropped(&switch));
+    assert!(counts("mac") > before, "{:?}", nft_counters(&switch, "bridge"));
     eventually("the machine is heard again", || {
-        if ping(&own, "10.65.0.5") { Ok(()) } else { Err(format!("{:?}", dropped(&switch))) }
+        if ping(&own, "10.65.0.5") { Ok(()) } else { Err(format!("{:?}", nft_counters(&switch, "bridge"))) }
     });
     // Services of the host and of other networks: the switch leads nowhere but to the network's ports.
     assert!(red.curl("red", "http://127.0.0.1:6443").is_err());
