@@ -10,6 +10,9 @@ const NUMBER_BYTES: usize = 2;
 /// Most answers that are kept: with questions of 60 bytes and answers of 100, which is usual, less than a MiB. When there are more, all
 /// are forgotten: a client that asks for thousands of names gains nothing, and takes nothing from others for long.
 const MAX_KEPT: usize = 4096;
+/// The longest question whose answer is kept: that for the longest name, of 255 bytes, with what resolvers add to it. What is longer is padded,
+/// and a client that pads thousands of questions would have the node's agent hold several MiB for nothing.
+const MAX_QUESTION_BYTES: usize = 320;
 
 /// Answers by their questions, both without their numbers, as long as no name changes.
 #[derive(Debug, Default)]
@@ -42,7 +45,7 @@ impl Answered {
                 self.kept.clear();
                 self.changes = changes;
             }
-            if !stays || bytes.len() < NUMBER_BYTES {
+            if !stays || question.len() > MAX_QUESTION_BYTES || bytes.len() < NUMBER_BYTES {
                 return Kept::Other(Reply::Answer(bytes));
             }
             self.kept.insert(question.into(), bytes);

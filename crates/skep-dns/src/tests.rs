@@ -237,6 +237,37 @@ async fn when_nobody_knows_the_client_is_told() {
     assert_eq!(udp(ours.addresses()[0], "example.org.", RecordType::A).await, ["Server Failure"]);
 }
 
+/// What was answered once, that there is no such name too, holds until names change; each answer has its own question's number.
+#[tokio::test]
+async fn answers_that_are_kept_end_with_a_change() {
+    let names = Arc::new(RwLock::new(names()));
+    let ours = Server::start(names.clone(), config(vec![], vec![])).await.unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(ours.addresses()[0]).await.unwrap();
+    let numbered = async |number: u16, padding: usize| {
+        let mut question = query("new.shop.svc.cluster.local.", RecordType::A);
+        question[..2].copy_from_slice(&number.to_be_bytes());
+        // Behind a question may stand what nobody reads.
+        question.resize(question.len() + padding, 0);
+        socket.send(&question).await.unwrap();
+        let mut buf = [0; 1500];
+        let len =
+            tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buf)).await.unwrap().unwrap();
+        assert_eq!(buf[..2], number.to_be_bytes());
+        buf[..2].copy_from_slice(&query("a.", RecordType::A)[..2]);
+        shown(&buf[..len])
+    };
+    for (round, address) in [None, Some("10.96.0.9"), Some("10.96.0.10"), None].into_iter().enumerate() {
+        let service = address.map(|a| ServiceNames { target: Target::Service(vec![ip(a)], vec![]) });
+        names.write().set("shop", "new", service);
+        for number in 0..3 {
+            // The last is too long to be kept, and answered all the same.
+            let said = numbered(round as u16 * 3 + number, if number == 2 { 400 } else { 0 }).await;
+            assert_eq!(said, [address.unwrap_or("no name")], "{round} {number}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_is_answered_at_once_under_load() {
     let names = Arc::new(RwLock::new(names()));
