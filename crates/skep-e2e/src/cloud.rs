@@ -165,10 +165,13 @@ impl Default for Cloud {
     }
 }
 
+/// Lines of its log that a test which fails shows. All of them bury what the next test says.
+const LOG_SHOWN: usize = 40;
+
 impl Drop for Cloud {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.log());
+            eprintln!("{}", crate::end_of(&self.log(), LOG_SHOWN));
         }
         let output = self.skep(&["down"]);
         if !output.status.success() {

@@ -414,10 +414,13 @@ impl Kubectl {
     }
 }
 
+/// Lines of the logs that a test which fails shows.
+const LOG_SHOWN: usize = 60;
+
 impl Drop for Cloud {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.log());
+            eprintln!("{}", crate::end_of(&self.log(), LOG_SHOWN));
         }
         for index in 0..self.hosts.len() {
             if let Some(mut child) = self.hosts[index].child.take() {

@@ -279,6 +279,14 @@ pub fn succeed(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The last lines of a text, none of them long: what went wrong is there.
+pub fn end_of(text: &str, lines: usize) -> String {
+    const LONGEST: usize = 300;
+    let all: Vec<&str> = text.lines().collect();
+    let end = all.iter().skip(all.len().saturating_sub(lines));
+    end.map(|l| l.chars().take(LONGEST).collect::<String>()).collect::<Vec<_>>().join("\n")
+}
+
 /// kubectl with one kubeconfig.
 pub struct Kubectl {
     kubeconfig: PathBuf,

@@ -85,8 +85,10 @@ fn several_hosts_share_their_uplinks_as_policies_say() {
     assert_eq!(port["status"]["qos"]["egress"], json!({"guaranteed": "60M", "maximum": "80M"}), "{port:#}");
     let slow = rate(&shop, "one", "two");
     assert!((20e6..83e6).contains(&slow), "a maximum of 80 Mbit/s: {slow}");
-    let port = says(&shop, "one", "what went through", |s| s["sentBytes"].as_i64() > Some(5_000_000));
-    assert!(port["status"]["receivedBytes"].as_i64() > Some(10_000), "{port:#}");
+    // A report may come in the midst of the transfer, when few acknowledgements have come back.
+    says(&shop, "one", "what went through", |s| {
+        s["sentBytes"].as_i64() > Some(5_000_000) && s["receivedBytes"].as_i64() > Some(10_000)
+    });
     says(&shop, "two", "what it received", |s| s["receivedBytes"].as_i64() > Some(5_000_000));
     let table = shop.run(&["get", "ports"]);
     assert!(table.contains("SENT") && table.contains("RECEIVED") && table.contains("gold"), "{table}");
@@ -178,11 +180,13 @@ fn held(cloud: &Cloud) -> (usize, usize) {
     (number("tenants"), number("objects"))
 }
 
-/// Entries of the switch of a tenant: where Ethernet addresses are.
+/// Entries of the switch of a tenant: where Ethernet addresses of ports are. The groups that the kernel joins on links of its own are none,
+/// and come and go when it likes.
 fn entries(cloud: &Cloud) -> usize {
     let paths = cloud.switches();
     assert_eq!(paths.len(), 1, "only who has a machine has a switch: {paths:?}");
-    skep_e2e::computers::inside(&paths[0], &["bridge", "fdb"]).1.lines().count()
+    let listed = skep_e2e::computers::inside(&paths[0], &["bridge", "fdb"]).1;
+    listed.lines().filter(|l| !l.starts_with("33:33:") && !l.starts_with("01:00:5e:")).count()
 }
 
 /// Makes ports of a tenant, on a node elsewhere.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use skep_e2e::cloud::is_root;
-use skep_e2e::{skep, succeed, tool};
+use skep_e2e::{end_of, skep, succeed, tool};
 
 /// A reason says something.
 const REASON_MIN: usize = 15;
@@ -165,7 +165,8 @@ fn script(folder: &Path, pages: &[(String, Vec<Block>)]) -> String {
             "trap '{ df -h /var/lib/skep; kubectl get pods,machines,events -A; } >&2 || true' ERR\n",
         );
         for block in blocks.iter().filter(|b| b.reason.is_none()) {
-            writeln!(shell, "echo '>>> {}:{}'\n{}", block.page, block.line, block.text).unwrap();
+            writeln!(shell, "echo \">>> {}:{} after $SECONDS s\"\n{}", block.page, block.line, block.text)
+                .unwrap();
         }
         let file = folder.join(format!("{number}.sh"));
         fs::write(&file, shell).unwrap();
@@ -218,22 +219,14 @@ fn what_the_pages_show_works_as_written() {
     remove_groups(&folder.join("lib"));
     assert!(
         output.status.success(),
-        "{}\n--- log\n{}\n--- complaints\n{}",
-        end_of(&said, 60),
-        end_of(&log, 60),
-        end_of(&complaints, 80)
+        "{}\n--- complaints\n{}\n--- log\n{}",
+        end_of(&said, 30),
+        end_of(&complaints, 60),
+        end_of(&log, 40)
     );
     for line in said.lines().filter(|l| l.starts_with("=== ")) {
         println!("{line}");
     }
-}
-
-/// The last lines of a text, none of them long: what went wrong is there.
-fn end_of(text: &str, lines: usize) -> String {
-    const LONGEST: usize = 300;
-    let all: Vec<&str> = text.lines().collect();
-    let end = all.iter().skip(all.len().saturating_sub(lines));
-    end.map(|l| l.chars().take(LONGEST).collect::<String>()).collect::<Vec<_>>().join("\n")
 }
 
 /// Control groups outlive namespaces.
