@@ -288,7 +288,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         client: client.clone(),
     });
     let collection = crate::collect::run(images.clone(), node.clone());
-    let object = Arc::new(NodeObject::new(client, facts, images));
+    let object = Arc::new(NodeObject::new(client, facts, images.clone()));
     let (registered, known) = (Arc::new(Notify::new()), Notify::new());
     events.node(&config.node, Level::Normal, "Starting", "Starting kubelet.");
     tracing::info!(node = config.node, data = %config.data.display(), "node agent started");
@@ -301,7 +301,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         known.notified().await;
         crate::tunnel::run(tunnel, config.node.as_str().into(), streams, stats).await;
     };
-    let evictions = crate::eviction::run(node, object.clone(), pods.handle());
+    let evictions = crate::eviction::run(node, object.clone(), pods.handle(), images);
     let lease = async {
         // A lease names its node's uid.
         registered.notified().await;

@@ -1,5 +1,6 @@
 //! When the node runs short, or a pod takes more disk than it may: who has to go. Choosing is pure; a loop looks.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::context::Node;
 use crate::events::Level;
 use crate::node::{NodeObject, Pressure};
 use crate::pods::PodsHandle;
+use crate::store_images::StoreImages;
 use crate::streams::Live;
 use crate::{resources, spec};
 
@@ -45,6 +47,13 @@ pub fn victim(pods: &[Usage]) -> Option<&Usage> {
     })
 }
 
+/// The same, or nobody where all of them together have less than what is missing: what is short then is with somebody else (who is root in the machine,
+/// a neighbour on the same disk), and pods would go one after the other for nothing.
+fn worth_evicting(pods: &[Usage], missing: i64) -> Option<&Usage> {
+    let could_go = pods.iter().filter(|p| !p.critical).map(|p| p.used);
+    victim(pods).filter(|_| could_go.fold(0, i64::saturating_add) >= missing)
+}
+
 /// What is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shortage {
@@ -55,6 +64,15 @@ enum Shortage {
 }
 
 impl Shortage {
+    /// What is missing until nobody has to go.
+    fn missing(self) -> i64 {
+        let (Shortage::Memory { available, threshold }
+        | Shortage::Disk { available, threshold }
+        | Shortage::Inodes { available, threshold }
+        | Shortage::Pids { available, threshold }) = self;
+        threshold.saturating_sub(available)
+    }
+
     fn message(self) -> String {
         let text = |resource: &str, threshold: i64, available: i64| {
             format!(
@@ -231,7 +249,7 @@ fn excess(disk: &OnDisk, total_limit: Option<&Quantity>) -> Option<String> {
 }
 
 /// Looks after the node. Runs until the future is dropped.
-pub async fn run(node: Arc<Node>, object: Arc<NodeObject>, pods: PodsHandle) {
+pub async fn run(node: Arc<Node>, object: Arc<NodeObject>, pods: PodsHandle, images: Arc<StoreImages>) {
     let mut last_seen: [Option<std::time::Instant>; 3] = [None; 3];
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -255,9 +273,28 @@ pub async fn run(node: Arc<Node>, object: Arc<NodeObject>, pods: PodsHandle) {
         }
         let [memory, disk, pid] = last_seen.map(|seen| seen.is_some_and(|at| at.elapsed() < TRANSITION));
         object.set_pressure(Pressure { memory, disk, pid });
-        // One at a time: what it frees may be enough.
-        if let Some(first) = short.first() {
-            evict_one(&node, &pods, &all, *first).await;
+        for s in short {
+            // What nobody uses goes before what somebody does.
+            if let Shortage::Disk { .. } = s
+                && unused_images_were_enough(&images, s.missing()).await
+            {
+                continue;
+            }
+            // One at a time: what it frees may be enough.
+            if evict_one(&node, &pods, &all, s).await {
+                break;
+            }
+        }
+    }
+}
+
+async fn unused_images_were_enough(images: &StoreImages, missing: i64) -> bool {
+    let missing = u64::try_from(missing).unwrap_or(0);
+    match images.free(missing, &BTreeSet::new()).await {
+        Ok(freed) => freed >= missing,
+        Err(error) => {
+            tracing::warn!(%error, "unused images cannot be removed");
+            false
         }
     }
 }
@@ -275,7 +312,8 @@ async fn limits(node: &Arc<Node>, pods: &PodsHandle, all: &[Live]) {
     }
 }
 
-async fn evict_one(node: &Arc<Node>, pods: &PodsHandle, all: &[Live], short: Shortage) {
+/// Whether somebody had to go.
+async fn evict_one(node: &Arc<Node>, pods: &PodsHandle, all: &[Live], short: Shortage) -> bool {
     let (owned, shared) = (all.to_vec(), node.clone());
     let usages = tokio::task::spawn_blocking(move || {
         owned
@@ -304,12 +342,15 @@ async fn evict_one(node: &Arc<Node>, pods: &PodsHandle, all: &[Live], short: Sho
             .collect::<Vec<_>>()
     });
     let usages = usages.await.unwrap_or_default();
-    let Some(chosen) = victim(&usages) else { return };
-    if let Some(live) = all.iter().find(|l| spec::uid(&l.pod) == chosen.uid) {
-        let message = short.message();
-        node.events.pod(&live.pod, Level::Warning, REASON, message.clone());
-        evict(pods, live, &message);
-    }
+    let Some(chosen) = worth_evicting(&usages, short.missing()) else {
+        tracing::warn!(?short, "the node is short of what its pods have not got");
+        return false;
+    };
+    let Some(live) = all.iter().find(|l| spec::uid(&l.pod) == chosen.uid) else { return false };
+    let message = short.message();
+    node.events.pod(&live.pod, Level::Warning, REASON, message.clone());
+    evict(pods, live, &message);
+    true
 }
 
 fn evict(pods: &PodsHandle, live: &Live, message: &str) {
@@ -337,6 +378,16 @@ mod tests {
         let critical = Usage { critical: true, ..usage("c", -1, 99, 0) };
         assert_eq!(chosen(&[critical.clone(), usage("a", 0, 1, 10)]).as_deref(), Some("a"));
         assert_eq!(chosen(&[critical]), None);
+    }
+
+    #[test]
+    fn nobody_goes_for_what_others_took() {
+        let pods =
+            [usage("a", 0, 2, 0), usage("b", 0, 3, 0), Usage { critical: true, ..usage("c", 0, 99, 0) }];
+        assert_eq!(worth_evicting(&pods, 5).map(|u| u.uid.as_str()), Some("b"));
+        assert_eq!(worth_evicting(&pods, 6), None, "all of them together have not got so much");
+        assert_eq!(worth_evicting(&[], 0), None);
+        assert_eq!(Shortage::Pids { available: 10, threshold: 200 }.missing(), 190);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ContainerImage, Secret};
 use serde::Deserialize;
+use skep_runtime::images::PullState;
 
 use crate::container::ImageDefaults;
 
@@ -24,6 +25,9 @@ pub struct Credential {
 #[error("{0}")]
 pub struct ImageError(pub String);
 
+/// Hears how far a pull is.
+pub type Hear = std::sync::Arc<dyn Fn(PullState) + Send + Sync>;
+
 /// Where images lie and come from.
 pub trait ImageSource: Send + Sync + 'static {
     /// An image that is here and that a pod with these credentials may use.
@@ -33,11 +37,12 @@ pub trait ImageSource: Send + Sync + 'static {
         credentials: &'a [Credential],
     ) -> BoxFuture<'a, Result<Option<ImageDefaults>, ImageError>>;
 
-    /// Fetches an image; answers with its size too.
+    /// Fetches an image; answers with its size too. Says now and then how far it is.
     fn pull<'a>(
         &'a self,
         image: &'a str,
         credentials: &'a [Credential],
+        hear: Hear,
     ) -> BoxFuture<'a, Result<(ImageDefaults, u64), ImageError>>;
 
     /// A container uses an image from now on: it must not be collected before [`ImageSource::release`].

@@ -12,11 +12,13 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ContainerImage;
 use skep_runtime::ErrorKind;
 use skep_runtime::images::exchange::{Answer, MAX_ANSWER_BYTES, Request, User};
-use skep_runtime::images::{Credentials, Image, ImageStore, PullRequest, Reference, Registries, Scope};
+use skep_runtime::images::{
+    Credentials, Image, ImageStore, PullRequest, Reference, Registries, Scope, Tally,
+};
 use tokio::sync::RwLock;
 
 use crate::container::ImageDefaults;
-use crate::images::{Credential, ImageError, ImageSource, lease_id};
+use crate::images::{Credential, Hear, ImageError, ImageSource, lease_id};
 
 /// How long the host may take for what needs no registry. Without an answer, what is here already is used.
 const HOST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -68,8 +70,8 @@ impl StoreImages {
     }
 
     /// Asks the host, whose answer is a failure too when it does not answer.
-    async fn ask(&self, socket: PathBuf, request: Request, timeout: Duration) -> Answer {
-        let asked = tokio::task::spawn_blocking(move || ask(&socket, &request, timeout)).await;
+    async fn ask(&self, socket: PathBuf, request: Request, timeout: Duration, hear: Hear) -> Answer {
+        let asked = tokio::task::spawn_blocking(move || ask(&socket, &request, timeout, &hear)).await;
         let message = match asked {
             Ok(Ok(answer)) => return answer,
             Ok(Err(error)) => format!("the host cannot be asked for images: {error}"),
@@ -115,7 +117,7 @@ impl StoreImages {
                 Source::Host(socket) => {
                     let (images, used_layers) = (vec![image.name.to_string()], used_layers.clone());
                     let request = Request::Remove { images, used_layers };
-                    match self.ask(socket.clone(), request, HOST_TIMEOUT).await {
+                    match self.ask(socket.clone(), request, HOST_TIMEOUT, nobody()).await {
                         Answer::Removed { bytes } => bytes,
                         Answer::Failed { message, .. } => return Err(ImageError(message)),
                         _ => 0,
@@ -154,16 +156,32 @@ impl StoreImages {
     }
 }
 
-fn ask(socket: &std::path::Path, request: &Request, timeout: Duration) -> std::io::Result<Answer> {
+fn nobody() -> Hear {
+    Arc::new(|_| {})
+}
+
+/// Asks, and waits for the answer for as long as something is heard.
+fn ask(
+    socket: &std::path::Path,
+    request: &Request,
+    timeout: Duration,
+    hear: &Hear,
+) -> std::io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(HOST_TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut answer)?;
-    Ok(serde_json::from_str(&answer)?)
+    let mut lines = BufReader::new(stream.take(MAX_ANSWER_BYTES));
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        match serde_json::from_str(&line)? {
+            Answer::Underway(state) => hear(state),
+            answer => return Ok(answer),
+        }
+    }
 }
 
 impl ImageSource for StoreImages {
@@ -177,7 +195,8 @@ impl ImageSource for StoreImages {
             if let Source::Host(socket) = &self.source {
                 // It may have been loaded, or loaded anew, since it was last used.
                 let request = Request::Find { image: name.clone() };
-                if let Answer::Failed { message, .. } = self.ask(socket.clone(), request, HOST_TIMEOUT).await
+                if let Answer::Failed { message, .. } =
+                    self.ask(socket.clone(), request, HOST_TIMEOUT, nobody()).await
                 {
                     tracing::warn!(image = name, error = message, "the host does not look for an image");
                 }
@@ -190,6 +209,7 @@ impl ImageSource for StoreImages {
         &'a self,
         image: &'a str,
         credentials: &'a [Credential],
+        hear: Hear,
     ) -> BoxFuture<'a, Result<(ImageDefaults, u64), ImageError>> {
         Box::pin(async move {
             let registries = match &self.source {
@@ -201,7 +221,7 @@ impl ImageSource for StoreImages {
                         image: image.to_owned(),
                         credentials: credentials.iter().map(user).collect(),
                     };
-                    return match self.ask(socket.clone(), request, PULL_TIMEOUT).await {
+                    return match self.ask(socket.clone(), request, PULL_TIMEOUT, hear).await {
                         Answer::Here => {
                             let name = image.to_owned();
                             let found = self.look(move |own| own.store.find(&own.scope, &name)).await?;
@@ -215,6 +235,7 @@ impl ImageSource for StoreImages {
                     };
                 }
             };
+            let tally = Tally::default();
             let request = PullRequest {
                 scope: self.scope.clone(),
                 reference: image.parse::<Reference>().map_err(failed)?,
@@ -223,7 +244,7 @@ impl ImageSource for StoreImages {
                     .map(|c| Credentials { username: c.username.clone(), password: c.password.clone() })
                     .collect(),
                 registries,
-                progress: None,
+                progress: Some(Arc::new(move |progress| hear(tally.hear(progress)))),
             };
             let pulled = self.store.pull(request).await.map_err(failed)?;
             Ok((defaults(&pulled), pulled.size_bytes))

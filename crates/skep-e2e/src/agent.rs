@@ -174,12 +174,17 @@ impl Drop for Node {
         }
         // Shims outlive their agent by design: end those of this test, and what they hold.
         let data = self.directory.join("data");
-        for entry in std::fs::read_dir(data.join("runtime/pods")).into_iter().flatten().flatten() {
+        let pods: Vec<_> =
+            std::fs::read_dir(data.join("runtime/pods")).into_iter().flatten().flatten().collect();
+        for entry in &pods {
             if let Ok(text) = std::fs::read_to_string(entry.path().join("shim.pid"))
                 && let Some(pid) = text.split_whitespace().next()
             {
                 let _ = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status();
             }
+        }
+        for entry in &pods {
+            crate::cloud::remove_groups_named(&format!("pod{}", entry.file_name().display()));
         }
         let _ = Command::new("ip").args(["link", "delete", &self.bridge]).stderr(Stdio::null()).status();
         for _ in 0..50 {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -179,12 +179,7 @@ impl Drop for Cloud {
         }
         // Machines of a test that failed are stopped by now, but not removed.
         if let Ok(id) = fs::read_to_string(self.data().join("host-id")) {
-            let name = format!("skep-{}", id.trim());
-            let mounts = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-            for dir in mounts.map(|m| m.path().join(&name)) {
-                remove_groups(&dir);
-            }
-            remove_groups(&Path::new("/sys/fs/cgroup").join(&name));
+            remove_groups_named(&format!("skep-{}", id.trim()));
         }
         // What is still below the directory would keep it from being removed.
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
@@ -196,6 +191,15 @@ impl Drop for Cloud {
     }
 }
 
+/// Removes the control groups of a name at the top of every hierarchy, with what still runs in them.
+pub(crate) fn remove_groups_named(name: &str) {
+    let top = Path::new("/sys/fs/cgroup");
+    let mounts = fs::read_dir(top).into_iter().flatten().flatten();
+    for dir in mounts.map(|m| m.path()).chain([top.to_owned()]) {
+        remove_groups(&dir.join(name));
+    }
+}
+
 /// Removes a control group and those below it; what is not there is fine.
 fn remove_groups(dir: &Path) {
     for child in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -203,7 +207,18 @@ fn remove_groups(dir: &Path) {
             remove_groups(&child.path());
         }
     }
-    let _ = fs::remove_dir(dir);
+    // Who was killed needs a moment to be gone.
+    for _ in 0..100 {
+        for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status();
+        }
+        match fs::remove_dir(dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            _ => return,
+        }
+    }
 }
 
 /// `kubectl` as a tenant's administrator.
@@ -264,8 +279,8 @@ impl Tenant {
         use std::io::Write;
         let mut child = self
             .command(&["apply", "--validate=false", "-f", "-"])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(object.to_string().as_bytes()).unwrap();

@@ -86,8 +86,60 @@ fn harm_stays_where_it_is_done() {
         1,
         "all of it was in one machine"
     );
+    unharmed(&crook, &bank);
+}
+
+/// The machine of whoever is root in it has room again when the harm is over, and is then as before without anybody's help.
+#[test]
+fn a_machine_survives_its_root() {
+    if let Some(why) = impossible() {
+        eprintln!("SKIPPED: {why}");
+        return;
+    }
+    let cloud = Cloud::new();
+    cloud.up();
+    cloud.load("busybox:test", "mine", None);
+    let (crook, bank) = (cloud.administrator("crook"), cloud.administrator("bank"));
+    let mut sleeper = sh("sleep 100000");
+    sleeper["resources"] = json!({"requests": {"cpu": "600m"}});
+    let sleeper = json!({"containers": [sleeper]});
+    crook.apply(&pod("neighbour", sleeper.clone()));
+    bank.apply(&pod("teller", sleeper));
+    crook.phase("neighbour", "Running");
+    bank.phase("teller", "Running");
     root_of_the_machine(&cloud, &crook, &bank);
     answers(&bank, "teller");
+    answers_again(&cloud, &crook);
+}
+
+/// The machine answers, with the containers that it had, and takes new ones.
+fn answers_again(cloud: &Cloud, crook: &Tenant) {
+    let end = std::time::Instant::now() + skep_e2e::cloud::PATIENCE;
+    loop {
+        let (good, said) = crook.try_run(&["exec", "neighbour", "--", "cat", "/word"]);
+        if good && said == "mine" {
+            break;
+        }
+        if std::time::Instant::now() > end {
+            let pods = crook.run(&["describe", "pods"]);
+            for process in cloud.processes() {
+                let read =
+                    |f: &str| std::fs::read_to_string(format!("/proc/{process}/{f}")).unwrap_or_default();
+                eprintln!("{process} {} {}", read("cmdline").replace('\0', " "), read("wchan"));
+            }
+            let uid = crook.run(&["get", "machines", "-o", "jsonpath={.items[0].metadata.uid}"]);
+            let console = cloud.data().join("machines").join(uid).join("console.log");
+            panic!("{said}\n{pods}\n{}", std::fs::read_to_string(console).unwrap_or_default());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    // Nobody was evicted for what root of the machine took.
+    answers(crook, "neighbour");
+    crook.apply(&pod(
+        "later",
+        json!({"tolerations": [{"operator": "Exists"}], "containers": [sh("sleep 100000")]}),
+    ));
+    crook.phase("later", "Running");
 }
 
 fn fork_bomb(crook: &Tenant) {
@@ -162,11 +214,14 @@ fn root_of_the_machine(cloud: &Cloud, crook: &Tenant, bank: &Tenant) {
 }
 
 fn memory(crook: &Tenant) {
-    let grow = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done";
-    let mut limited = sh(grow);
-    limited["resources"] = json!({"limits": {"memory": "32Mi"}});
+    // A shell would do it letter by letter.
+    let grow = r#"exec awk 'BEGIN { x = "aaaaaaaaaaaaaaaa"; while (1) x = x x }'"#;
+    // Beside the image that is being unpacked, who asks for no CPU gets hardly any.
+    let (mut limited, mut boundless) = (sh(grow), sh(grow));
+    limited["resources"] = json!({"requests": {"cpu": "100m"}, "limits": {"memory": "32Mi"}});
+    boundless["resources"] = json!({"requests": {"cpu": "100m"}});
     crook.apply(&pod("hog", json!({"restartPolicy": "Never", "containers": [limited]})));
-    crook.apply(&pod("boundless", json!({"restartPolicy": "Never", "containers": [sh(grow)]})));
+    crook.apply(&pod("boundless", json!({"restartPolicy": "Never", "containers": [boundless]})));
     for name in ["hog", "boundless"] {
         crook.phase(name, "Failed");
         let reason =

@@ -81,6 +81,10 @@ fn below(dir: &Path) -> usize {
 struct Holds {
     processes: Vec<String>,
     mounts: Vec<String>,
+    /// Those of the host below the cloud's data.
+    host_mounts: Vec<String>,
+    /// How many of each kind its processes are in. One without a process is a mount.
+    namespaces: BTreeMap<String, usize>,
     /// The runtime's pods, their directories, network namespaces and ports.
     pods: Vec<String>,
     leases: usize,
@@ -90,6 +94,22 @@ struct Holds {
     /// Rules and elements, without what is counted.
     tables: Vec<String>,
     loops: Vec<String>,
+}
+
+/// Namespaces of a cloud's processes: how many of each kind.
+fn namespaces(cloud: &Cloud) -> BTreeMap<String, usize> {
+    let of = |pid: &i32| {
+        let links = fs::read_dir(format!("/proc/{pid}/ns")).into_iter().flatten().flatten();
+        links
+            .filter_map(|l| Some(fs::read_link(l.path()).ok()?.to_string_lossy().into_owned()))
+            .collect::<Vec<_>>()
+    };
+    let all: BTreeSet<String> = cloud.processes().iter().flat_map(of).collect();
+    let mut counted = BTreeMap::new();
+    for name in all {
+        *counted.entry(name.split(':').next().unwrap_or_default().to_owned()).or_insert(0) += 1;
+    }
+    counted
 }
 
 /// Loop devices whose file is this cloud's.
@@ -178,9 +198,19 @@ fn holds(cloud: &Cloud) -> Holds {
         links.extend(links_in(&switch));
         tables.extend(tables_in(&switch, &["bridge skep-ports"]));
     }
+    let data = cloud.data().display().to_string();
+    let mut host_mounts: Vec<String> = fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4).map(str::to_owned))
+        .filter(|m| m.starts_with(&data))
+        .collect();
+    host_mounts.sort();
     let of_pods = ["runtime/pods", "pods", "netns", "hostports", "memory", "logs"];
     Holds {
         processes,
+        host_mounts,
+        namespaces: namespaces(cloud),
         mounts: mounts.lines().filter_map(|l| l.split(' ').nth(4).map(str::to_owned)).collect(),
         pods: of_pods.iter().flat_map(|d| names(&agent.join(d))).collect(),
         leases: names(&agent.join("image-leases")).len(),

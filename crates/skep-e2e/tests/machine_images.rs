@@ -87,6 +87,9 @@ struct Registry {
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
+/// One a second, of a repository that is named so.
+const SLOW_PIECES: usize = 8;
+
 /// Blobs as large as this break off: configurations do not.
 const LARGE_BYTES: usize = 64 << 10;
 
@@ -100,7 +103,11 @@ impl Registry {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (files, asked) = (files.clone(), asked.clone());
-                std::thread::spawn(move || answer(stream, &files.lock().unwrap(), &asked));
+                std::thread::spawn(move || {
+                    // Answers that take their time keep nobody waiting.
+                    let files = files.lock().unwrap().clone();
+                    answer(stream, &files, &asked);
+                });
             }
         });
         registry
@@ -186,6 +193,13 @@ fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>, asked: &Mute
     if method != "GET" {
         return;
     }
+    if whole.len() >= LARGE_BYTES && path.contains("/slow/") {
+        for piece in rest.chunks(whole.len() / SLOW_PIECES + 1) {
+            let _ = stream.write_all(piece);
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+        return;
+    }
     let breaks = whole.len() >= LARGE_BYTES && !again;
     let _ = stream.write_all(&rest[..if breaks { rest.len() / 2 } else { rest.len() }]);
     let _ = stream.flush();
@@ -269,6 +283,9 @@ fn what_layers_say_is_so_inside_however_they_come() {
     let (lower, upper) = (lower.end(), upper());
     registry.add("team/layers", &[&base, &lower, &upper]);
     mirror.add("team/app", &[&base]);
+    let mut long = Tar::default();
+    long.file("long", &vec![7; 4 << 20]);
+    registry.add("slow/app", &[&long.end()]);
 
     let cloud = Cloud::new();
     fs::create_dir_all(cloud.data()).unwrap();
@@ -284,6 +301,7 @@ fn what_layers_say_is_so_inside_however_they_come() {
     layers["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1000});
     shop.apply(&layers);
     shop.apply(&pod("mirrored", "registry.example.invalid/team/app:1", "echo from a mirror"));
+    shop.apply(&pod("slow", &format!("{}/slow/app:1", registry.address), "true"));
 
     assert_eq!(
         said(&shop, "layers"),
@@ -322,5 +340,13 @@ fn what_layers_say_is_so_inside_however_they_come() {
         let about = "--field-selector=involvedObject.name=layers,reason=Pulled";
         let said = shop.try_run(&["get", "events", about, "-o", "jsonpath={.items[*].message}"]).1;
         said.starts_with("Successfully pulled image").then_some(())
+    });
+    // And how far it is while it takes long: more than nothing, and not all.
+    wait_for("the event of a pull that goes on", || {
+        let about = "--field-selector=involvedObject.name=slow,reason=Pulling";
+        let said = shop.try_run(&["get", "events", about, "-o", "jsonpath={.items[*].message}"]).1;
+        let far = said.split(" of 4.0 MiB downloaded, 0 of 1 layers unpacked").next()?.rsplit(' ').next()?;
+        let far: f64 = far.parse().ok()?;
+        (far > 0.0 && far < 4.0).then_some(())
     });
 }

@@ -89,14 +89,26 @@ fn containers_are_what_their_specification_says() {
         return;
     }
     let (_cloud, shop) = cloud();
+    shop.run(&["create", "configmap", "words", "--from-literal=k=v1", "--from-literal=other=o"]);
+    shop.run(&["create", "secret", "generic", "hidden", "--from-literal=p=secret"]);
     // All at once: each is looked at when it has had its say.
-    for object in
-        [users(), network_files(), processes(), paths(), mounts(), propagation(), last_words(), refused()]
-            .concat()
+    for object in [
+        users(),
+        told(),
+        network_files(),
+        processes(),
+        paths(),
+        mounts(),
+        propagation(),
+        last_words(),
+        refused(),
+    ]
+    .concat()
     {
         shop.apply(&object);
     }
     users_are_right(&shop);
+    what_is_told_is_right(&shop);
     network_files_are_right(&shop);
     assert_eq!(heard(&shop, "shared", "b"), ["seen"], "its neighbour's process");
     paths_are_right(&shop);
@@ -132,6 +144,42 @@ fn users_are_right(shop: &Tenant) {
     assert!(said[6].contains("Read-only file system"), "{said:?}");
     assert_eq!(said[7], "3000", "files are the group's");
     assert!(said[8].parse::<u64>().unwrap() >= 1024, "{said:?}");
+}
+
+/// What a container is told of the world, by its environment and by files.
+fn told() -> Vec<Value> {
+    let script = "echo $WHO $CPU $MEMORY $PLAIN $C_k $S_p $NODE; test \"$IP\" = \"$(hostname -i)\" && echo own address; \
+                  cat /p/k /p/p /p/memory; echo; readlink /p/k; \
+                  cut -d. -f2 /p/token | tr _- /+ | base64 -d 2>/dev/null | grep -o '\"aud\":\\[\"vault\"\\]'; stat -L -c %a /p/p";
+    let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
+    let resource = |name: &str, divisor: &str| json!({"resourceFieldRef": {"containerName": "a", "resource": name, "divisor": divisor}});
+    let env = json!([{"name": "WHO", "valueFrom": field("metadata.name")}, {"name": "IP", "valueFrom": field("status.podIP")},
+        {"name": "NODE", "valueFrom": field("spec.nodeName")}, {"name": "CPU", "valueFrom": resource("requests.cpu", "1m")},
+        {"name": "MEMORY", "valueFrom": resource("requests.memory", "1Mi")}, {"name": "PLAIN", "value": "$(WHO)-$(C_other)-$$(WHO)"}]);
+    let from = json!([{"prefix": "C_", "configMapRef": {"name": "words"}}, {"prefix": "S_", "secretRef": {"name": "hidden"}}]);
+    let files = json!([{"name": "p", "projected": {"defaultMode": 0o440, "sources": [
+        {"configMap": {"name": "words", "items": [{"key": "k", "path": "k"}]}}, {"secret": {"name": "hidden"}},
+        {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
+            {"path": "memory", "resourceFieldRef": {"containerName": "a", "resource": "requests.memory"}}]}},
+        {"serviceAccountToken": {"audience": "vault", "expirationSeconds": 600, "path": "token"}}]}}]);
+    let mounts = json!([{"name": "p", "mountPath": "/p"}]);
+    let c = with(says("a", script), &json!({"env": env, "envFrom": from, "volumeMounts": mounts}));
+    vec![pod("told", json!({"volumes": files, "containers": [c]}))]
+}
+
+fn what_is_told_is_right(shop: &Tenant) {
+    let node = shop.run(&["get", "pod", "told", "-o", "jsonpath={.spec.nodeName}"]);
+    let said = heard(shop, "told", "a");
+    assert_eq!(said[0], format!("told 10 4 told-o-$(WHO) v1 secret {node}"));
+    assert_eq!(said[1..], ["own address", "v1secret4194304", "..data/k", "\"aud\":[\"vault\"]", "440"]);
+    // Files follow what they are made from, all at once; the environment stays.
+    shop.run(&["patch", "configmap", "words", "-p", r#"{"data":{"k":"v2"}}"#]);
+    shop.run(&["label", "pod", "told", "tier=gold"]);
+    wait_for("new words in the files", || {
+        let said = shop.run(&["exec", "told", "--", "sh", "-c", "cat /p/k /p/labels; echo; echo $C_k"]);
+        (said.starts_with("v2") && said.contains("tier=\"gold\"") && said.trim().ends_with("v1"))
+            .then_some(())
+    });
 }
 
 fn network_files() -> Vec<Value> {

@@ -171,7 +171,7 @@ fn logs(shop: &Tenant) {
         "spec": {"terminationGracePeriodSeconds": 1, "containers": [
             {"name": "a", "image": "busybox:test",
                 "command": ["sh", "-c", "for i in $(seq 1 100); do echo line $i; done; echo bad >&2; [ -e /dev/shm/again ] || { touch /dev/shm/again; exit 1; }; sleep 100000"]},
-            {"name": "b", "image": "busybox:test", "command": ["sh", "-c", "echo from b; sleep 100000"]},
+            {"name": "b", "image": "busybox:test", "command": ["sh", "-c", "echo from b; sleep 2; echo later; sleep 100000"]},
         ]}}));
     wait_for("a restart", || {
         let path = "jsonpath={.status.containerStatuses[?(@.name==\"a\")].restartCount}{.status.phase}";
@@ -192,6 +192,27 @@ fn logs(shop: &Tenant) {
     assert_eq!(lines(&["--since=1h"]).len(), 101);
     assert_eq!(lines(&["--since-time=2099-01-01T00:00:00Z"]).len(), 0);
     assert_eq!(lines(&["--limit-bytes=6"]), ["line 1"]);
+    // From the second of a line on.
+    let stamped = wait_for("what is said later", || {
+        let said = shop.run(&["logs", "talker", "-c", "b", "--timestamps"]);
+        (said.lines().count() == 2).then_some(said)
+    });
+    let (at, line) = stamped.lines().last().unwrap().split_once(' ').unwrap();
+    assert_eq!(line, "later");
+    let since = format!("--since-time={at}");
+    assert_eq!(shop.run(&["logs", "talker", "-c", "b", &since]), "later\n");
+    assert_eq!(lines(&["--since-time=2001-01-01T00:00:00Z", "--tail=2"]), lines(&["--tail=2"]));
+    assert!(shop.run(&["logs", "talker", "-c", "b", "--since=1h"]).contains("from b"));
+    let both = ["logs", "-l", "app=talker", "--all-containers", "--prefix", "--tail=1"];
+    assert_eq!(shop.run(&both).lines().count(), 2);
+    let (good, said) = shop.try_run(&[&both[..], &["--follow", "--max-log-requests=1"]].concat());
+    assert!(!good && said.contains("maximum allowed concurrency is 1"), "{said}");
+    // Those that ended with others that cannot be had.
+    shop.apply(&pod("waiting", json!({"name": "c", "image": "none-such:1", "imagePullPolicy": "Never"})));
+    let (good, said) = shop.try_run(&["logs", "waiting"]);
+    assert!(!good && said.contains("waiting to start"), "{said}");
+    let (good, said) = shop.try_run(&["logs", "-l", "app in (waiting,talker)", "-c", "c", "--ignore-errors"]);
+    assert!(!good || said.contains("waiting to start"), "{said}");
     assert!(shop.run(&["logs", "talker", "--all-containers", "--prefix"]).contains("[pod/talker/b] from b"));
     assert!(shop.run(&["logs", "-l", "app=talker", "-c", "b"]).contains("from b"));
     let (good, said) = shop.try_run(&["logs", "talker", "-c", "none"]);
@@ -209,4 +230,19 @@ fn logs(shop: &Tenant) {
     wait_for("a log", || shop.try_run(&["logs", "ending"]).0.then_some(()));
     let followed = shop.run(&["logs", "-f", "ending"]);
     assert!(followed.starts_with("1\n2\n3\n"), "{followed}");
+    // What containers before the others have said, and followers of several at once.
+    shop.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stages", "labels": {"app": "stages"}},
+        "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+            "initContainers": [{"name": "i", "image": "busybox:test", "command": ["echo", "first"]}],
+            "containers": [
+                {"name": "a", "image": "busybox:test", "command": ["sh", "-c", "echo from a; sleep 1; echo end of a"]},
+                {"name": "b", "image": "busybox:test", "command": ["sh", "-c", "echo from b >&2; sleep 2; echo end of b"]}]}}));
+    wait_for("both to run", || shop.try_run(&["logs", "stages", "-c", "b"]).0.then_some(()));
+    let followed =
+        shop.run(&["logs", "-f", "stages", "--all-containers", "--prefix", "--max-log-requests=3"]);
+    let mut heard: Vec<&str> = followed.lines().collect();
+    heard.sort_unstable();
+    let all = ["a] end of a", "a] from a", "b] end of b", "b] from b", "i] first"];
+    assert_eq!(heard, all.map(|l| format!("[pod/stages/{l}")));
+    assert_eq!(shop.run(&["logs", "stages", "-c", "i"]), "first\n");
 }

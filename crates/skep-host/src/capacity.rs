@@ -6,6 +6,7 @@ use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skep_api::compute::{HostAddress, HostInfo};
+use skep_machine::process::DISK_FILE;
 
 /// What the host keeps for itself, and how often CPU is promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +41,11 @@ impl Capacity {
     pub(crate) fn read(data: &Path) -> Capacity {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let disk = nix::sys::statvfs::statvfs(data)
+        let free = nix::sys::statvfs::statvfs(data)
             .map(|s| s.blocks_available().saturating_mul(s.fragment_size()))
             .unwrap_or(0);
+        // What machines hold already is promised to them, and not gone.
+        let disk = free.saturating_add(held_by_machines(data));
         Capacity {
             cpu_millis: u64::try_from(cpus).unwrap_or(1) * 1000,
             memory_bytes: memory_total(&meminfo).unwrap_or(0),
@@ -71,6 +74,16 @@ impl Capacity {
         .map(|(name, text)| (name.to_owned(), Quantity(text)))
         .into()
     }
+}
+
+/// What the disks of machines take of the host's now.
+fn held_by_machines(data: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    /// What `st_blocks` counts.
+    const BLOCK: u64 = 512;
+    let machines = std::fs::read_dir(data.join("machines")).into_iter().flatten().flatten();
+    let disks = machines.filter_map(|m| std::fs::metadata(m.path().join(DISK_FILE)).ok());
+    disks.fold(0, |sum, disk| sum.saturating_add(disk.blocks().saturating_mul(BLOCK)))
 }
 
 fn memory_total(meminfo: &str) -> Option<u64> {
@@ -125,6 +138,18 @@ mod tests {
         assert_eq!(left.resources()["memory"].0, "3072Mi");
         let tiny = Capacity { cpu_millis: 100, memory_bytes: 1, disk_bytes: 0 }.allocatable(reserve);
         assert_eq!((tiny.cpu_millis, tiny.memory_bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_machines_hold_is_not_gone() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(held_by_machines(data.path()), 0);
+        for name in ["a", "b"] {
+            std::fs::create_dir_all(data.path().join("machines").join(name)).unwrap();
+            std::fs::write(data.path().join("machines").join(name).join(DISK_FILE), vec![1; 1 << 20])
+                .unwrap();
+        }
+        assert!((2 << 20..3 << 20).contains(&held_by_machines(data.path())));
     }
 
     #[test]

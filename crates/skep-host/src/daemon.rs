@@ -36,6 +36,17 @@ pub const NETWORKS: &str = "networks";
 /// Longest name of a host that is taken over from the computer's.
 const NAME_MAX_BYTES: usize = 63;
 
+/// What machines have for a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineDisks {
+    /// One of their own where this host can do that, otherwise a part of the host's.
+    Auto,
+    /// A part of the host's, without a limit.
+    Shared,
+    /// One of their own, as large as their flavours say; without that there are no machines.
+    Own,
+}
+
 /// How the daemon is run.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -49,8 +60,8 @@ pub struct Config {
     pub reserve: Reserve,
     /// A program and its first arguments that starts machines; see [`ProcessDriver::new`].
     pub launcher: Vec<OsString>,
-    /// Whether machines have disks of their own, as large as their flavours say, instead of a part of the host's.
-    pub own_disks: bool,
+    /// What they have for a disk.
+    pub disks: MachineDisks,
     /// What agents log.
     pub agent_log: String,
     /// How short machines may become before pods are evicted, as agents are told it.
@@ -99,6 +110,22 @@ struct Facts {
     address: IpAddr,
     /// Why the driver cannot make machines; nothing if it can.
     broken: Option<String>,
+    /// Why machines share the host's disk; nothing if each has its own.
+    shared_disk: Option<String>,
+}
+
+/// A driver that can make machines here, and why it gives them no disks of their own; or why there is none.
+fn choose_driver(
+    bare: &ProcessDriver,
+    disks: MachineDisks,
+) -> (ProcessDriver, Option<String>, Result<(), String>) {
+    let probe = |driver: &ProcessDriver| driver.probe().map_err(|e| e.story());
+    let own = bare.clone().with_own_disks(true);
+    match (disks, probe(if disks == MachineDisks::Shared { bare } else { &own })) {
+        (MachineDisks::Shared, probed) => (bare.clone(), Some("the operator wants it so".to_owned()), probed),
+        (MachineDisks::Auto, Err(why)) => (bare.clone(), Some(why), probe(bare)),
+        (_, probed) => (own, None, probed),
+    }
 }
 
 /// Runs the daemon until `ended` completes. Machines go on without it.
@@ -126,19 +153,23 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
     let client = Client::connect(access, Route::Tcp, CONNECTIONS)?;
     let name = config.name.clone().unwrap_or_else(own_name);
     let driver = ProcessDriver::new(machines, &format!("skep-{id}"), config.launcher.clone());
-    let driver: Arc<dyn Driver> = Arc::new(driver.with_own_disks(config.own_disks));
-    let probed = driver.clone();
-    let broken = match tokio::task::spawn_blocking(move || probed.probe()).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.story()),
-        Err(error) => Some(error.to_string()),
-    };
+    let (bare, disks) = (driver.clone(), config.disks);
+    let (driver, shared_disk, broken) =
+        match tokio::task::spawn_blocking(move || choose_driver(&bare, disks)).await {
+            Ok((driver, shared, probed)) => (driver, shared, probed.err()),
+            Err(error) => (driver, None, Some(error.to_string())),
+        };
+    let own_disks = shared_disk.is_none();
+    let driver: Arc<dyn Driver> = Arc::new(driver);
+    if let (MachineDisks::Auto, Some(why)) = (disks, &shared_disk) {
+        tracing::warn!(host = name, why, "machines share the host's disk: one of them can fill it for all");
+    }
     if let Some(why) = &broken {
         tracing::error!(host = name, why, "this host cannot make machines");
     }
     let address = config.address.unwrap_or_else(capacity::own_address);
     let capacity = Capacity::read(&data);
-    let facts = Facts { name: name.clone(), capacity, reserve: config.reserve, address, broken };
+    let facts = Facts { name: name.clone(), capacity, reserve: config.reserve, address, broken, shared_disk };
     let network = HostNetwork::start(
         client.clone(),
         skep_hostnet::Config {
@@ -155,7 +186,7 @@ pub async fn run(config: Config, ended: impl Future<Output = ()>) -> Result<(), 
         registries,
         own_registry,
         launcher: config.launcher.clone(),
-        own_disks: config.own_disks,
+        own_disks,
         log: config.agent_log.clone(),
         eviction_hard: config.eviction_hard.clone(),
     };
@@ -265,6 +296,11 @@ fn status(old: Option<&HostStatus>, facts: &Facts, now: Timestamp) -> HostStatus
         Some(why) => ("False", "NoDriver", why.as_str()),
     };
     set_condition(&mut conditions, "Ready", ready, reason, message, now);
+    let (apart, reason, message) = match &facts.shared_disk {
+        None => ("True", "DisksOfTheirOwn", ""),
+        Some(why) => ("False", "DiskIsShared", why.as_str()),
+    };
+    set_condition(&mut conditions, "MachineDisksLimited", apart, reason, message, now);
     HostStatus {
         capacity: Some(facts.capacity.resources()),
         allocatable: Some(facts.capacity.allocatable(facts.reserve).resources()),

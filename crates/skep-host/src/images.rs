@@ -12,17 +12,19 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::Mutex as Lock;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use skep_base::TenantName;
 use skep_machine::{Driver, MachineId};
 use skep_runtime::images::exchange::{Answer, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Request, User};
 use skep_runtime::images::{
-    ImageStore, OwnRegistry, PullRequest, Reference, RegistriesFile, Scope, UnpackLimits, View,
+    ImageStore, OwnRegistry, PullRequest, Reference, RegistriesFile, Scope, Tally, UnpackLimits, View,
 };
 use skep_runtime::{Capability, ErrorKind};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
@@ -41,6 +43,8 @@ const PULLS_MAX: usize = 4;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a pull may take. One that hangs keeps the store from being tidied up.
 const PULL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How often a pull says how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(2);
 /// How long nothing is accepted after an error that will not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often is looked whether the disk is full.
@@ -157,12 +161,10 @@ impl Server {
         let request: Request = serde_json::from_str(&line)?;
         let answer = match request {
             Request::Find { image } => self.find(&image, true).await,
-            Request::Pull { image, credentials } => self.pull(image, credentials).await,
+            Request::Pull { image, credentials } => self.pull(image, credentials, &mut write).await,
             Request::Remove { images, used_layers } => self.remove(images, used_layers).await,
         };
-        let mut line = serde_json::to_vec(&answer.unwrap_or_else(Answer::from))?;
-        line.push(b'\n');
-        write.write_all(&line).await
+        say(&mut write, &answer.unwrap_or_else(Answer::from)).await
     }
 
     /// Lets the machine have what the store holds under a name.
@@ -183,7 +185,12 @@ impl Server {
         done.await.unwrap_or_else(|e| Err(skep_runtime::Error::new(ErrorKind::Failed, e.to_string())))
     }
 
-    async fn pull(&self, image: String, credentials: Vec<User>) -> Result<Answer, skep_runtime::Error> {
+    async fn pull(
+        &self,
+        image: String,
+        credentials: Vec<User>,
+        write: &mut OwnedWriteHalf,
+    ) -> Result<Answer, skep_runtime::Error> {
         let _place = self.pulls.acquire().await;
         tracing::info!(machine = %self.id, image, "pulling for a machine");
         let own = match (&self.own, image.parse::<Reference>()) {
@@ -201,7 +208,7 @@ impl Server {
         let failed = |e: std::io::Error| {
             skep_runtime::Error::new(ErrorKind::Failed, format!("the pull of {image} could not be run: {e}"))
         };
-        let done = tokio::time::timeout(PULL_TIMEOUT, self.run(&job)).await;
+        let done = tokio::time::timeout(PULL_TIMEOUT, self.run(&job, write)).await;
         match done.map_err(|_| other("it took too long")).flatten().map_err(failed)? {
             Answer::Here => self.find(&image, false).await,
             answer => Ok(answer),
@@ -226,8 +233,8 @@ impl Server {
         })
     }
 
-    /// Runs a pull as a process under the machine's limits.
-    async fn run(&self, job: &Job) -> std::io::Result<Answer> {
+    /// Runs a pull as a process under the machine's limits, and passes on how far it is.
+    async fn run(&self, job: &Job, write: &mut OwnedWriteHalf) -> std::io::Result<Answer> {
         let Some((program, first)) = self.launcher.split_first() else {
             return Err(other("no program is set that pulls"));
         };
@@ -246,12 +253,19 @@ impl Server {
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(&serde_json::to_vec(job)?).await?;
         }
-        let mut answer = Vec::new();
+        let mut answer = None;
         if let Some(stdout) = child.stdout.take() {
-            stdout.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+            let mut lines = BufReader::new(stdout.take(MAX_ANSWER_BYTES)).lines();
+            while let Some(line) = lines.next_line().await? {
+                match serde_json::from_str(&line) {
+                    // Whoever does not want to hear it any more has hung up, and gets no answer either.
+                    Ok(underway @ Answer::Underway(_)) => say(write, &underway).await?,
+                    said => answer = said.ok(),
+                }
+            }
         }
         let status = child.wait().await?;
-        serde_json::from_slice(&answer).map_err(|_| {
+        answer.ok_or_else(|| {
             other(format!("it ended with {status}; the machine may have too little memory for it"))
         })
     }
@@ -270,6 +284,12 @@ impl Server {
             done.await.unwrap_or_else(|e| Err(skep_runtime::Error::new(ErrorKind::Failed, e.to_string())));
         done.map(|collected| Answer::Removed { bytes: collected.bytes })
     }
+}
+
+async fn say(write: &mut OwnedWriteHalf, answer: &Answer) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    write.write_all(&line).await
 }
 
 /// What a pulling process is told.
@@ -317,10 +337,30 @@ pub fn pull_main() -> ExitCode {
         Ok(()) => Answer::Here,
         Err(error) => error.into(),
     };
-    match serde_json::to_writer(std::io::stdout(), &answer) {
+    match print(&answer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+fn print(answer: &Answer) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    std::io::Write::write_all(&mut std::io::stdout().lock(), &line)
+}
+
+/// Prints how far the pull is, not more often than anybody would look.
+fn report() -> Arc<dyn Fn(skep_runtime::images::PullProgress) + Send + Sync> {
+    let (tally, told) = (Tally::default(), Lock::new(Instant::now()));
+    Arc::new(move |progress| {
+        let state = tally.hear(progress);
+        let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if told.elapsed() >= TELL_EVERY {
+            *told = Instant::now();
+            // Whoever has hung up ends this process too.
+            let _ = print(&Answer::Underway(state));
+        }
+    })
 }
 
 fn pull() -> Result<(), skep_runtime::Error> {
@@ -337,7 +377,7 @@ fn pull() -> Result<(), skep_runtime::Error> {
         reference: job.image.parse()?,
         credentials: job.credentials.into_iter().map(Into::into).collect(),
         registries: Arc::new(registries),
-        progress: None,
+        progress: Some(report()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(store.pull(request)).map(|_| ())

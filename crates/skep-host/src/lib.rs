@@ -19,5 +19,5 @@ mod plan;
 mod proxy;
 
 pub use capacity::Reserve;
-pub use daemon::{Config, NETWORKS, StartError, run};
+pub use daemon::{Config, MachineDisks, NETWORKS, StartError, run};
 pub use images::{PULL, pull_main};

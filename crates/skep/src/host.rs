@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use skep_agent::thresholds::Thresholds;
-use skep_host::{Config, Reserve};
+use skep_host::{Config, MachineDisks, Reserve};
 
 /// Runs the host daemon: makes machines of tenants on this computer.
 #[derive(Debug, clap::Args)]
@@ -47,9 +47,10 @@ pub(crate) struct Options {
     /// is what is meant if nothing is given, and of what is not named.
     #[arg(long, env = "SKEP_EVICTION_HARD", value_name = "THRESHOLDS")]
     eviction_hard: Option<Thresholds>,
-    /// What machines have for a disk: `shared`, the host's, without a limit; or `own`, a file system as large as their flavour's
-    /// `ephemeral-storage`, which takes loop devices and `mkfs.ext4`. Machines that are there already keep what they have.
-    #[arg(long, env = "SKEP_MACHINE_DISKS", value_enum, default_value_t = Disks::Shared)]
+    /// What machines have for a disk: `own`, a file system as large as their flavour's `ephemeral-storage`, which takes loop devices and
+    /// `mkfs.ext4`; `shared`, the host's, without a limit; or `auto`, their own where this host can do that. Machines that are there
+    /// already keep what they have.
+    #[arg(long, env = "SKEP_MACHINE_DISKS", value_enum, default_value_t = Disks::Auto)]
     machine_disks: Disks,
     /// What agents log.
     #[arg(long, default_value = "info")]
@@ -76,6 +77,7 @@ pub(crate) struct Options {
 /// What machines have for a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Disks {
+    Auto,
     Shared,
     Own,
 }
@@ -161,7 +163,11 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
             memory_part: options.memory_part.max(1),
         },
         launcher: launcher()?,
-        own_disks: options.machine_disks == Disks::Own,
+        disks: match options.machine_disks {
+            Disks::Auto => MachineDisks::Auto,
+            Disks::Shared => MachineDisks::Shared,
+            Disks::Own => MachineDisks::Own,
+        },
         agent_log: options.agent_log,
         eviction_hard: options.eviction_hard.map(|t| t.to_string()),
         registries: options.registries,

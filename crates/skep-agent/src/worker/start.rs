@@ -27,6 +27,9 @@ use crate::volume::payload::Material;
 use crate::volume::{self, Layout};
 use crate::{resources, security};
 
+/// When somebody who watches a pull begins to wonder, and how rarely they are told in the end.
+const PULL_TOLD_FIRST: Duration = Duration::from_secs(5);
+const PULL_TOLD_LAST: Duration = Duration::from_secs(60);
 /// After a pull that failed, the status soon says that it waits.
 const SHOW_BACKOFF: Duration = Duration::from_secs(1);
 /// Runs of a container that are kept besides the newest: the one whose end the status shows.
@@ -658,7 +661,7 @@ impl Worker {
         }
         tell(Level::Normal, "Pulling", format!("Pulling image {asked:?}"));
         let begun = Instant::now();
-        match node.images.pull(&image, &auth).await {
+        match pull(&node, asked, &image, &auth, tell).await {
             Ok((found, size)) => {
                 self.pulls.forget(&image);
                 self.pull_errors.remove(&image);
@@ -680,6 +683,34 @@ impl Worker {
                 self.look_in(SHOW_BACKOFF);
                 Err(("ErrImagePull", error.to_string()))
             }
+        }
+    }
+}
+
+/// Pulls an image. One that takes long is told of in events, ever more rarely: nothing else of it can be seen.
+async fn pull(
+    node: &crate::context::Node,
+    asked: &str,
+    image: &str,
+    auth: &[crate::images::Credential],
+    tell: &(dyn Fn(Level, &'static str, String) + Send + Sync),
+) -> Result<(crate::container::ImageDefaults, u64), crate::images::ImageError> {
+    let (newest, heard) = tokio::sync::watch::channel(None);
+    let hear = Arc::new(move |state| {
+        newest.send_replace(Some(state));
+    });
+    let mut pulled = node.images.pull(image, auth, hear);
+    let mut pause = PULL_TOLD_FIRST;
+    let mut told = None;
+    loop {
+        tokio::select! {
+            done = &mut pulled => return done,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let now = *heard.borrow();
+        if let Some(state) = now.filter(|_| now != told) {
+            tell(Level::Normal, "Pulling", format!("Pulling image {asked:?}: {state}"));
+            (told, pause) = (now, (pause * 2).min(PULL_TOLD_LAST));
         }
     }
 }

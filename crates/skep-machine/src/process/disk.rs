@@ -12,7 +12,7 @@ use super::{ROOT, procfs};
 use crate::error::Error;
 
 /// The file that holds it, in the machine's directory.
-const IMAGE: &str = "disk.img";
+pub const IMAGE: &str = "disk.img";
 /// Less than this is no disk for a machine: the journal alone takes a quarter of it.
 const MIN_BYTES: u64 = 64 << 20;
 /// Where programs lie that are for root, whatever `PATH` says.

@@ -49,6 +49,7 @@ use crate::driver::{Driver, Found, MachineId, MachineSpec, Phase, Step};
 use crate::error::Error;
 use crate::record::{self, InitRecord, Record};
 use cgroup::Group;
+pub use disk::IMAGE as DISK_FILE;
 
 /// Where a machine sees what the host tells it.
 pub const CONTROL_DIR: &str = "/run/skep";

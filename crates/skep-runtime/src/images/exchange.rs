@@ -1,10 +1,11 @@
-//! What a machine and its host say to each other about images: one request and one answer on a connection, each a line of JSON.
+//! What a machine and its host say to each other about images: one request on a connection, and its answer, each a line of JSON. Before the
+//! answer to a pull come lines that say how far it is.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Credentials;
+use super::{Credentials, PullState};
 use crate::error::{Error, ErrorKind};
 
 /// Longest request: secrets with credentials may be a megabyte each, and few matter.
@@ -64,6 +65,8 @@ impl From<User> for Credentials {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Answer {
+    /// It goes on: this is not the last line.
+    Underway(PullState),
     /// The machine has it now.
     Here,
     /// There is no such image for this tenant.

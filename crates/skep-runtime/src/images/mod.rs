@@ -23,6 +23,7 @@ pub mod exchange;
 mod manifest;
 mod reference;
 mod registry;
+mod tally;
 mod unpack;
 mod view;
 
@@ -42,6 +43,7 @@ pub use self::reference::{Digest, Reference};
 pub use self::registry::{
     Credentials, Mirror, OwnRegistry, PullProgress, PullRequest, Registries, RegistriesFile,
 };
+pub use self::tally::{PullState, Tally};
 pub use self::unpack::UnpackLimits;
 use self::unpack::Unpacked;
 pub use self::view::View;

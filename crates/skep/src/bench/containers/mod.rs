@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// A busybox that needs no libraries, which is all that the containers hold.
     #[arg(long, default_value = "/usr/bin/busybox")]
     busybox: PathBuf,
+    /// Gives those that are asked for at once what pods have in real life: probes, a config map and a secret of their own.
+    #[arg(long)]
+    furnished: bool,
     /// How long nothing is done before it is read how much memory is used, in seconds.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     idle_s: u64,
@@ -228,6 +231,37 @@ async fn make(client: &Client, at: &ObjectPath, name: &str) -> anyhow::Result<()
     Ok(())
 }
 
+/// Kinds of which every furnished pod has an object of its own.
+const FURNITURE: [(Resource, &str); 2] =
+    [(Resource::new("", "v1", "configmaps"), "ConfigMap"), (Resource::new("", "v1", "secrets"), "Secret")];
+
+async fn make_furnished(client: &Client, tenant: &TenantName, name: &str) -> anyhow::Result<()> {
+    for (resource, kind) in &FURNITURE {
+        let object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, "data": {"word": "Z29vZA=="}});
+        let at = resource.at(tenant).namespace("default");
+        client.create::<Value>(&at, &object).await.with_context(|| format!("making a {kind}"))?;
+    }
+    let mut pod = pod(name);
+    let probe =
+        json!({"exec": {"command": ["/bin/busybox", "true"]}, "periodSeconds": 10, "timeoutSeconds": 10});
+    pod["spec"]["volumes"] =
+        json!([{"name": "m", "configMap": {"name": name}}, {"name": "s", "secret": {"secretName": name}}]);
+    let container = &mut pod["spec"]["containers"][0];
+    container["volumeMounts"] = json!([{"name": "m", "mountPath": "/m"}, {"name": "s", "mountPath": "/s"}]);
+    container["readinessProbe"] = probe.clone();
+    container["livenessProbe"] = probe;
+    let at = PODS.at(tenant).namespace("default");
+    client.create::<Value>(&at, &pod).await.context("making a pod")?;
+    Ok(())
+}
+
+async fn unfurnish(client: &Client, tenant: &TenantName, names: &[String]) -> anyhow::Result<()> {
+    for (resource, _) in &FURNITURE {
+        remove(client, &resource.at(tenant).namespace("default"), names).await?;
+    }
+    Ok(())
+}
+
 async fn remove(client: &Client, at: &ObjectPath, names: &[String]) -> anyhow::Result<()> {
     let gone = names.iter().map(|name| async {
         client.remove(&at.clone().name(name), &DeleteParams::default().grace_s(0)).await
@@ -268,7 +302,13 @@ async fn measure(client: &Client, tenant: &TenantName, options: &Options) -> any
 
     let names: Vec<String> = (0..options.at_once).map(|n| format!("many-{n}")).collect();
     let begun = Instant::now();
-    futures::future::try_join_all(names.iter().map(|name| make(client, &at, name))).await?;
+    futures::future::try_join_all(names.iter().map(|name| async {
+        match options.furnished {
+            true => make_furnished(client, tenant, name).await,
+            false => make(client, &at, name).await,
+        }
+    }))
+    .await?;
     let took = pods.all(&names, Stage::Running).await? - begun;
     misses += figure(
         &format!("N2: {} pods at once on one node, all running", options.at_once),
@@ -299,6 +339,9 @@ async fn measure(client: &Client, tenant: &TenantName, options: &Options) -> any
     }
     remove(client, &at, &names).await?;
     remove(client, &at, &first).await?;
+    if options.furnished {
+        unfurnish(client, tenant, &names).await?;
+    }
     pods.all(&names, Stage::Gone).await?;
     tokio::time::sleep(idle).await;
     let idle = Processes::find(&pods.node, &options.data)?;
