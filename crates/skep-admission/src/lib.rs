@@ -53,6 +53,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use skep_api::Object;
+use skep_api::compute::{Machine, NodePool};
 use skep_api::network::Port;
 
 pub use body::Body;
@@ -85,10 +86,15 @@ pub fn mutate(review: &Review<'_>, object: &mut dyn Object) -> Result<(), Refusa
     if let Some(pod) = any.downcast_mut::<Pod>() {
         priority::mutate_pod(review, pod)?;
         taints::set_tolerations(review, pod);
+        network::place(review, pod)?;
         runtime_class::mutate(review, pod)?;
         topology::mutate_pod(review, pod)?;
     } else if let Some(node) = any.downcast_mut::<Node>() {
         taints::taint(review, node);
+    } else if let Some(pool) = any.downcast_mut::<NodePool>() {
+        network::keep_others_away(pool.spec.node_labels.as_ref(), &mut pool.spec.taints);
+    } else if let Some(machine) = any.downcast_mut::<Machine>() {
+        network::keep_others_away(machine.spec.node_labels.as_ref(), &mut machine.spec.taints);
     } else if let Some(port) = any.downcast_mut::<Port>() {
         network::describe(review, port)?;
     } else if let Some(claim) = any.downcast_mut::<PersistentVolumeClaim>() {

@@ -3,20 +3,21 @@
 //! A tenant may do what it likes inside its own networks. It may not choose what reaches outside: a network's
 //! number, an Ethernet address; nor report traffic, which is billed.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
 use serde::Deserialize;
 use skep_api::Object;
 use skep_api::network::{GROUP, Network, Port, PublicPool, Subnet};
 
 use crate::pods;
 use crate::refusal::Refusal;
-use crate::review::{Operation, PODS, PORT_ADDRESSES, PUBLIC_ADDRESSES, Review, SUBNETS};
+use crate::review::{Operation, PODS, PORT_ADDRESSES, PORTS, PUBLIC_ADDRESSES, Review, SUBNETS};
 
 /// A pod asks for addresses by name with this, separated by commas.
 const ADDRESSES_ANNOTATION: &str = "network.skep.io/addresses";
-/// A pod names its network with this.
+/// A pod names its network with this; and a node has a label of the same name, if it is in another than the default one.
 const NETWORK_ANNOTATION: &str = "network.skep.io/network";
 /// A pod names its security groups with this, separated by commas.
 const GROUPS_ANNOTATION: &str = "network.skep.io/security-groups";
@@ -24,8 +25,10 @@ const GROUPS_ANNOTATION: &str = "network.skep.io/security-groups";
 const QOS_ANNOTATION: &str = "network.skep.io/qos-policy";
 /// A port says with this which of its pod's ports have names: `http=TCP/8080,dns=UDP/53`.
 const CONTAINER_PORTS_ANNOTATION: &str = "network.skep.io/container-ports";
-/// The network of pods that name none.
+/// The network of nodes that say nothing.
 const DEFAULT_NETWORK: &str = skep_api::network::DEFAULT_NETWORK;
+/// Where hosts make the ports of nodes.
+const NODE_NAMESPACE: &str = "kube-system";
 
 /// `object` is `None` when it is deleted. Before the server fills in what it gives.
 pub(crate) fn admit(review: &Review<'_>, object: Option<&dyn Object>) -> Result<(), Refusal> {
@@ -58,6 +61,71 @@ pub(crate) fn admit(review: &Review<'_>, object: Option<&dyn Object>) -> Result<
         }
     }
     Ok(())
+}
+
+/// Leads a pod that names a network to a node that is in it.
+pub(crate) fn place(review: &Review<'_>, pod: &mut Pod) -> Result<(), Refusal> {
+    if review.operation != Operation::Create || !review.subresource.is_empty() || pods::is_mirror(pod) {
+        return Ok(());
+    }
+    let annotations = pod.metadata.annotations.as_ref();
+    let Some(network) = annotations.and_then(|a| a.get(NETWORK_ANNOTATION)).map(|n| n.trim().to_owned())
+    else {
+        return Ok(());
+    };
+    let Some(spec) = pod.spec.as_mut().filter(|_| !network.is_empty()) else { return Ok(()) };
+    if network == DEFAULT_NETWORK {
+        let affinity = spec.affinity.get_or_insert_default().node_affinity.get_or_insert_default();
+        let selector = affinity.required_during_scheduling_ignored_during_execution.get_or_insert_default();
+        if selector.node_selector_terms.is_empty() {
+            selector.node_selector_terms.push(NodeSelectorTerm::default());
+        }
+        let unlabelled = NodeSelectorRequirement {
+            key: NETWORK_ANNOTATION.to_owned(),
+            operator: "DoesNotExist".to_owned(),
+            values: None,
+        };
+        for term in &mut selector.node_selector_terms {
+            let all = term.match_expressions.get_or_insert_default();
+            if !all.contains(&unlabelled) {
+                all.push(unlabelled.clone());
+            }
+        }
+        return Ok(());
+    }
+    let selector = spec.node_selector.get_or_insert_default();
+    if let Some(other) = selector.get(NETWORK_ANNOTATION).filter(|other| **other != network) {
+        return Err(review.forbid(format!(
+            "the annotation {NETWORK_ANNOTATION} names {network:?}, and spec.nodeSelector {other:?}; a pod is in one network, its node's"
+        )));
+    }
+    selector.insert(NETWORK_ANNOTATION.to_owned(), network.clone());
+    let tolerates = Toleration {
+        key: Some(NETWORK_ANNOTATION.to_owned()),
+        operator: Some("Equal".to_owned()),
+        value: Some(network),
+        ..Toleration::default()
+    };
+    let tolerations = spec.tolerations.get_or_insert_default();
+    if !tolerations.contains(&tolerates) {
+        tolerations.push(tolerates);
+    }
+    Ok(())
+}
+
+/// Keeps pods that name no network away from nodes that are in another than the default one: they would be in it without a word.
+pub(crate) fn keep_others_away(labels: Option<&BTreeMap<String, String>>, taints: &mut Option<Vec<Taint>>) {
+    let network = labels.and_then(|l| l.get(NETWORK_ANNOTATION));
+    let Some(network) = network.filter(|n| *n != DEFAULT_NETWORK) else { return };
+    let taints = taints.get_or_insert_default();
+    if !taints.iter().any(|t| t.key == NETWORK_ANNOTATION) {
+        taints.push(Taint {
+            key: NETWORK_ANNOTATION.to_owned(),
+            value: Some(network.clone()),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        });
+    }
 }
 
 /// Gives a pod's port what filters go by: the pod's labels and the names of its ports. Whoever writes the port, and whatever they
@@ -204,7 +272,10 @@ fn as_the_pod_says(review: &Review<'_>, node: &str, port: &Port, pod: &Pod) -> R
             review.forbid("a node may not choose an Ethernet address, nor allow others than the port's own")
         );
     }
-    if spec.network_name != annotation(NETWORK_ANNOTATION).unwrap_or(DEFAULT_NETWORK) {
+    // A pod is where its node is. What it asks for has led it there.
+    let own = review.get::<Port>(&PORTS, NODE_NAMESPACE, &format!("node-{node}"))?;
+    let network = own.as_ref().map_or(DEFAULT_NETWORK, |own| &own.spec.network_name);
+    if spec.network_name != network || annotation(NETWORK_ANNOTATION).is_some_and(|n| n.trim() != network) {
         return refuse("networkName");
     }
     let wanted: Vec<Option<IpAddr>> = list(ADDRESSES_ANNOTATION).iter().map(|a| a.parse().ok()).collect();

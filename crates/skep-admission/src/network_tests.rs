@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, Toleration};
 use serde_json::{Value, json};
 use skep_api::network::{Network, Port, Subnet};
 
@@ -15,7 +18,7 @@ fn world() -> World {
         "pods",
         r#"{"metadata":{"name":"static","namespace":"ns","uid":"u-static","annotations":{
             "network.skep.io/addresses":"10.64.0.9, fd00::9","network.skep.io/security-groups":"a,b",
-            "network.skep.io/qos-policy":"gold","network.skep.io/network":"blue"}},
+            "network.skep.io/qos-policy":"gold"}},
             "spec":{"nodeName":"n1","containers":[]}}"#,
     );
     world.put(
@@ -44,7 +47,6 @@ fn a_node_makes_ports_of_its_pods_as_they_say() {
     by_node().admit::<Port>(&port("web", json!({})), None).unwrap();
     let asked = json!({
         "addresses": ["10.64.0.9", "fd00::9"], "securityGroupNames": ["a", "b"], "qosPolicyName": "gold",
-        "networkName": "blue",
     });
     by_node().admit::<Port>(&port("static", asked), None).unwrap();
     for (pod, change) in [
@@ -183,4 +185,89 @@ fn what_is_in_use_stays() {
     let refused = delete.remove::<Subnet>(&subnet("10.1.0.0/16")).unwrap_err();
     assert!(refused.to_string().contains("ns/p"), "{refused}");
     delete.remove::<Subnet>(&subnet("10.2.0.0/16")).unwrap();
+}
+
+#[test]
+fn a_pod_is_in_its_nodes_network() {
+    let on = |node: &str, annotations: Value| {
+        let mut world = world();
+        world.put(
+            "network.skep.io",
+            "ports",
+            r#"{"metadata":{"name":"node-blue","namespace":"kube-system"},"spec":{"networkName":"blue","nodeName":"blue","nodeInterface":true}}"#,
+        );
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u-p", "annotations": annotations},
+            "spec": {"nodeName": node, "containers": []}});
+        world.put("", "pods", &pod.to_string());
+        Request { node: Some(node.into()), ..Request::create(world) }
+    };
+    let asks = |network: &str| json!({"network.skep.io/network": network});
+    for (node, annotations, network, right) in [
+        ("blue", json!({}), "blue", true),
+        ("blue", json!({}), "default", false),
+        ("blue", asks("blue"), "blue", true),
+        ("blue", asks("default"), "blue", false),
+        ("blue", asks("default"), "default", false),
+        ("n1", json!({}), "default", true),
+        ("n1", json!({}), "blue", false),
+        ("n1", asks("blue"), "blue", false),
+        ("n1", asks("blue"), "default", false),
+        ("n1", asks("default"), "default", true),
+    ] {
+        let asked = port("p", json!({"networkName": network, "nodeName": node}));
+        let admitted = on(node, annotations.clone()).admit::<Port>(&asked, None);
+        assert_eq!(admitted.is_ok(), right, "{node} {annotations} {network}: {admitted:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_names_a_network_goes_to_a_node_in_it() {
+    let admit = |network: &str, spec: Value| {
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "annotations": {"network.skep.io/network": network}}, "spec": spec});
+        Request::create(World::new()).admit::<Pod>(&pod.to_string(), None)
+    };
+    let pod = admit("blue", json!({"containers": [], "nodeSelector": {"a": "b"}})).unwrap();
+    let selector = pod.spec.unwrap().node_selector.unwrap();
+    assert_eq!(selector.get("network.skep.io/network").map(String::as_str), Some("blue"));
+    assert_eq!(selector.get("a").map(String::as_str), Some("b"));
+    // Its nodes are not for others.
+    let tolerations = admit("blue", json!({"containers": []})).unwrap().spec.unwrap().tolerations.unwrap();
+    let labels: BTreeMap<_, _> = [("network.skep.io/network".to_owned(), "blue".to_owned())].into();
+    let mut taints = None;
+    super::keep_others_away(Some(&labels), &mut taints);
+    let again = taints.clone();
+    super::keep_others_away(Some(&labels), &mut taints);
+    assert_eq!(taints, again);
+    let [taint] = &taints.unwrap()[..] else { panic!("one taint") };
+    assert_eq!((taint.effect.as_str(), taint.value.as_deref()), ("NoSchedule", Some("blue")));
+    let its = |t: &Toleration| {
+        t.key.as_deref() == Some(&*taint.key) && t.value == taint.value && t.effect.is_none()
+    };
+    assert!(tolerations.iter().any(its), "{tolerations:?}");
+    for labels in [None, Some(BTreeMap::from([("network.skep.io/network".to_owned(), "default".to_owned())]))]
+    {
+        let mut taints = None;
+        super::keep_others_away(labels.as_ref(), &mut taints);
+        assert_eq!(taints, None);
+    }
+    let other = json!({"containers": [], "nodeSelector": {"network.skep.io/network": "green"}});
+    let refused = admit("blue", other).unwrap_err().to_string();
+    assert!(refused.contains("\"blue\"") && refused.contains("\"green\""), "{refused}");
+    // Nodes of the default network have no label; each of the terms alone would be enough.
+    let term = |key: &str| json!({"matchExpressions": [{"key": key, "operator": "Exists"}]});
+    let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [term("a"), term("b")]}}});
+    for (spec, terms) in
+        [(json!({"containers": []}), 1), (json!({"containers": [], "affinity": affinity}), 2)]
+    {
+        let pod = serde_json::to_value(admit("default", spec).unwrap()).unwrap();
+        let all = &pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        let all = all["nodeSelectorTerms"].as_array().unwrap();
+        assert_eq!(all.len(), terms, "{pod:#}");
+        let unlabelled = json!({"key": "network.skep.io/network", "operator": "DoesNotExist"});
+        assert!(
+            all.iter().all(|t| t["matchExpressions"].as_array().unwrap().contains(&unlabelled)),
+            "{pod:#}"
+        );
+    }
 }

@@ -168,6 +168,7 @@ resources! {
     STORAGE_CLASSES = "storage.k8s.io", "storageclasses";
     INGRESS_CLASSES = "networking.k8s.io", "ingressclasses";
     SUBNETS = "network.skep.io", "subnets";
+    PORTS = "network.skep.io", "ports";
     PORT_ADDRESSES = "allocations.skep.io", "portaddresses";
     PUBLIC_ADDRESSES = "allocations.skep.io", "publicaddresses";
     TENANT_USAGES = "tenancy.skep.io", "tenantusages";

@@ -9,7 +9,7 @@ use serde_json::json;
 use skep_api::compute::{HOST_FINALIZER, Machine, MachinePhase, MachineStatus};
 use skep_base::TenantName;
 use skep_client::{Backoff, Client, Object, Patch, Resource};
-use skep_hostnet::HostNetwork;
+use skep_hostnet::{HostNetwork, NETWORK_LABEL};
 use skep_machine::{Driver, Found, MachineId, MachineSpec, Phase};
 use tokio::sync::watch;
 
@@ -207,7 +207,9 @@ impl Worker {
             }
             Action::Attach => {
                 let place = self.shared.driver.network(&id);
-                self.shared.network.attach(&desired.tenant, machine.node_name(), &place).await?;
+                let labels = machine.spec.node_labels.as_ref();
+                let network = labels.and_then(|l| l.get(NETWORK_LABEL)).map(String::as_str);
+                self.shared.network.attach(&desired.tenant, network, machine.node_name(), &place).await?;
                 self.attached = true;
             }
             Action::Connect => {

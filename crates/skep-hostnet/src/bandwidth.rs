@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
-use skep_base::TenantName;
 use skep_client::ObjectKey;
 use skep_net::Namespace;
 use skep_net::bandwidth::{PortTraffic, Uplink};
@@ -11,7 +10,7 @@ use skep_netplan::bandwidth::{Granted, Memory, Plan, Policy, Port, plan};
 
 use crate::copies::BY_NODE;
 use crate::public::OfPods;
-use crate::{DEFAULT_NETWORK, Shared};
+use crate::{NetworkKey, Shared};
 
 /// Which port it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,17 +67,16 @@ impl Shared {
     /// The ports of machines here.
     fn ports_here(&self) -> (Vec<Port>, BTreeMap<String, Identity>) {
         let (mut ports, mut identities) = (Vec::new(), BTreeMap::new());
-        let all: Vec<_> = self.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
-        for (tenant, here) in all {
+        for (NetworkKey { tenant, network }, here) in self.networks() {
             let (machines, copies, vni) = {
                 let here = here.lock();
-                (here.machines.clone(), here.copies.clone(), here.vni)
+                (here.machines.clone(), here.copies.clone(), here.programmed.vni)
             };
             let public = OfPods::of(&copies, &tenant);
             for (node, interface) in machines {
                 for object in copies.ports.by_index(BY_NODE, &tenant, &node) {
                     let view = &object.view;
-                    let Some(port) = view.port().filter(|_| view.spec.network_name == DEFAULT_NETWORK) else {
+                    let Some(port) = view.port().filter(|_| view.spec.network_name == *network) else {
                         continue;
                     };
                     let mut addresses = port.addresses;
@@ -107,11 +105,11 @@ impl Shared {
         (ports, identities)
     }
 
-    /// Programs what ports may have, by what has changed. Of a network that the kernel refused something of, gives the tenant: it
+    /// Programs what ports may have, by what has changed. Of a network that the kernel refused something of, gives the name: it
     /// is to be set up anew.
-    pub(crate) async fn shape(&self) -> Vec<TenantName> {
+    pub(crate) async fn shape(&self) -> Vec<NetworkKey> {
         let (ports, identities) = self.ports_here();
-        let all: Vec<_> = self.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
+        let all = self.networks();
         let (bandwidth, config) = (self.bandwidth.clone(), self.config.clone());
         let work = move || {
             let host = Namespace::current()?;
@@ -149,12 +147,13 @@ impl Shared {
                 }
             }
             let mut broken = Vec::new();
-            for (tenant, here) in all {
-                let mut here = here.lock();
-                let shape = state.plan.networks.get(&here.vni).cloned().unwrap_or_default();
-                if let Err(error) = here.shaper.set(&shape) {
-                    tracing::warn!(%tenant, %error, "the bandwidth of ports could not be changed; it is set up anew");
-                    broken.push(tenant);
+            for (key, here) in all {
+                let programmed = &mut here.lock().programmed;
+                let shape = state.plan.networks.get(&programmed.vni).cloned().unwrap_or_default();
+                if let Err(error) = programmed.switch.shape(&shape) {
+                    let NetworkKey { tenant, network } = &key;
+                    tracing::warn!(%tenant, %network, %error, "the bandwidth of ports could not be changed; it is set up anew");
+                    broken.push(key);
                 }
             }
             Ok((broken, state.plan.uplink.is_some() && state.uplink.is_none()))
@@ -182,8 +181,8 @@ impl Shared {
             let (mut traffic, mut forged) = (BTreeMap::new(), BTreeMap::new());
             for here in all {
                 let mut here = here.lock();
-                traffic.extend(here.shaper.traffic()?);
-                forged.extend(here.switch.forged()?);
+                traffic.extend(here.programmed.switch.port_traffic()?);
+                forged.extend(here.programmed.switch.forged()?);
             }
             let mut state = bandwidth.state.lock();
             if let Some(uplink) = &mut state.uplink {

@@ -5,14 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use skep_base::TenantName;
 use skep_net::filter::{Filter, Purpose, filter_bridged};
 use skep_net::netlink::Result;
 use skep_net::switch::Switch;
 use skep_netplan::filter::Desired;
 use skep_netplan::filter::group::{self, Group, Member};
 
-use crate::DEFAULT_NETWORK;
+use crate::NetworkKey;
 use crate::copies::{Copies, GROUPED};
 use crate::public::OfPods;
 
@@ -44,10 +43,14 @@ impl Guard {
     }
 }
 
-/// What security groups say about a tenant's machines here, by node.
-pub(crate) fn guarded(copies: &Copies, tenant: &TenantName, here: &BTreeMap<String, String>) -> Desired {
+/// What security groups say about a network's machines here, by node.
+pub(crate) fn guarded(
+    copies: &Copies,
+    NetworkKey { tenant, network }: &NetworkKey,
+    here: &BTreeMap<String, String>,
+) -> Desired {
     let ports = copies.ports.by_index(GROUPED, tenant, GROUPED);
-    let near = ports.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK);
+    let near = ports.iter().filter(|p| p.view.spec.network_name == **network);
     let public = OfPods::of(copies, tenant);
     let members: Vec<Member> = near
         .map(|p| p.view.member(|node| here.contains_key(node), public.of_port(&p.key.namespace, &p.view)))

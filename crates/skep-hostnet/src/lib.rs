@@ -7,7 +7,7 @@
 //! switches of this host and which machine is behind which interface.
 //! **Tasks.** One per informer (five for each tenant that has a machine here), one that programs, two that write what went through
 //! ports and public addresses.
-//! **Must not know.** How machines are made; pods, services, names.
+//! **Must not know.** How machines are made; pods, services, names; what switches are made of, but for one [data plane](plane::Kernel).
 //!
 //! A machine's interface is made from outside, into the machine's namespace: what the machine does with its own end changes
 //! nothing here.
@@ -15,8 +15,10 @@
 mod bandwidth;
 mod copies;
 mod guard;
+pub mod plane;
 mod public;
 mod report;
+mod turn;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,22 +31,19 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use serde_json::json;
-use skep_base::TenantName;
-use skep_client::{Client, Event, Informer, List, ListParams, ObjectKey, Resource, Selection, Tenants};
-use skep_net::bandwidth::{Shaper, release_host};
-use skep_net::edge::{self, Edge};
-use skep_net::egress::{guard_host, unguard_host};
-use skep_net::switch::{Switch, SwitchConfig};
+use skep_base::{SharedStr, TenantName};
+use skep_client::{Client, Event, Informer, List, ListParams, Resource, Selection, Tenants};
+use skep_net::edge::Edge;
+use skep_net::switch::SwitchConfig;
 use skep_net::{LinkStats, Namespace};
-use skep_netplan::fabric::{Fabric, Live, Place, Port, plan};
-use skep_netplan::public::Entrance;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use bandwidth::Bandwidth;
-use copies::{AllCopies, BY_NODE, Copies, Told, Touched};
-use guard::Guard;
+use copies::{AllCopies, Copies, Told, Touched};
+use plane::{DataPlane, Kernel};
+use turn::Programmed;
 use view::{HostView, NetworkView, SubnetView};
 
 const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports");
@@ -55,8 +54,10 @@ const POLICIES: Resource = Resource::new("network.skep.io", "v1", "qospolicies")
 const PUBLICS: Resource = Resource::new("network.skep.io", "v1", "publicips");
 const MACHINES: Resource = Resource::new("compute.skep.io", "v1", "machines");
 const HOSTS: Resource = Resource::new("compute.skep.io", "v1", "hosts");
-/// The network that machines are in.
+/// The network of machines that name none.
 const DEFAULT_NETWORK: &str = "default";
+/// The label of a machine's node that says which of its tenant's networks it is in.
+pub const NETWORK_LABEL: &str = "network.skep.io/network";
 /// Where ports of nodes are: they belong to nobody's pods.
 const NODE_NAMESPACE: &str = "kube-system";
 /// What a machine's interface is called inside.
@@ -114,7 +115,7 @@ pub enum Error {
         /// Which tenant.
         tenant: TenantName,
         /// Which network.
-        network: &'static str,
+        network: SharedStr,
     },
     /// The tenant's ports and machines could not be read.
     #[error("the ports and machines of the tenant {0} could not be read in time; the API server may be away")]
@@ -124,24 +125,22 @@ pub enum Error {
     Ending,
 }
 
+/// Which network it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct NetworkKey {
+    tenant: TenantName,
+    network: SharedStr,
+}
+
 /// One network here.
 struct Here {
-    switch: Switch,
-    guard: Guard,
-    shaper: Shaper,
-    /// The public addresses that lead in, as the host's edge was told; not known at first.
-    led: Option<BTreeSet<IpAddr>>,
-    /// The network's number.
-    vni: u32,
+    programmed: Programmed,
     /// Where its namespace is mounted.
     path: PathBuf,
     /// The interface of each machine, by its node's name.
     machines: BTreeMap<String, String>,
     /// What it is made from.
     copies: Arc<Copies>,
-    /// What is programmed of each machine, and by which public addresses it is reached.
-    live: Live,
-    entrances: BTreeMap<String, Entrance>,
 }
 
 struct Shared {
@@ -149,7 +148,8 @@ struct Shared {
     config: Config,
     copies: AllCopies,
     hosts: Informer<HostView>,
-    here: Mutex<HashMap<TenantName, Arc<Mutex<Here>>>>,
+    here: Mutex<HashMap<NetworkKey, Arc<Mutex<Here>>>>,
+    plane: Arc<dyn DataPlane>,
     /// One set-up of a switch at a time.
     making: tokio::sync::Mutex<()>,
     bandwidth: Arc<Bandwidth>,
@@ -206,6 +206,12 @@ impl HostNetwork {
     /// are complete; [`HostNetwork::attach`] waits for them.
     #[must_use]
     pub fn start(client: Client, config: Config) -> HostNetwork {
+        HostNetwork::over(Arc::new(Kernel), client, config)
+    }
+
+    /// The same over another data plane.
+    #[must_use]
+    pub fn over(plane: Arc<dyn DataPlane>, client: Client, config: Config) -> HostNetwork {
         let dirty = Arc::new(Dirty::default());
         let marked = dirty.clone();
         let told: Told = Arc::new(move |tenant, touched| marked.touch(tenant, touched));
@@ -215,6 +221,7 @@ impl HostNetwork {
             client,
             config,
             here: Mutex::default(),
+            plane,
             making: tokio::sync::Mutex::default(),
             bandwidth: Arc::default(),
             edge: Arc::default(),
@@ -240,12 +247,18 @@ impl HostNetwork {
         HostNetwork { shared, _tasks: tasks }
     }
 
-    /// Connects a machine to its tenant's network: its node gets a port, and the network namespace that is mounted at
-    /// `machine` an interface. To be called before the machine's agent looks; called again, it changes nothing.
+    /// Connects a machine to the network of its tenant that it belongs to, `default` if `network` names none: its node gets a port, and the network
+    /// namespace that is mounted at `machine` an interface. To be called before the machine's agent looks; called again, it changes nothing.
     ///
     /// # Errors
     /// When the port cannot be made or the kernel refuses. It can be called again.
-    pub async fn attach(&self, tenant: &TenantName, node: &str, machine: &Path) -> Result<(), Error> {
+    pub async fn attach(
+        &self,
+        tenant: &TenantName,
+        network: Option<&str>,
+        node: &str,
+        machine: &Path,
+    ) -> Result<(), Error> {
         let shared = &self.shared;
         let copies = shared.copies.of(tenant);
         let synced = async {
@@ -256,17 +269,16 @@ impl HostNetwork {
         if tokio::time::timeout(SYNC_TIMEOUT, synced).await.is_err() {
             return Err(Error::NotRead(tenant.clone()));
         }
-        shared.make_port(tenant, node).await?;
-        let here = shared.switch(tenant, node, copies).await?;
+        let network = SharedStr::new(network.unwrap_or(DEFAULT_NETWORK));
+        let key = NetworkKey { tenant: tenant.clone(), network };
+        shared.make_port(&key, node).await?;
+        let here = shared.switch(&key, node, copies).await?;
         let (interface, name) = (interface_of(tenant, node), node.to_owned());
         let path = machine.to_owned();
         let work = move || {
             let machine = Namespace::open(&path)?;
             let mut here = here.lock();
-            if here.switch.attach(&interface, &machine, MACHINE_INTERFACE)? {
-                here.shaper.forget(&interface);
-                here.live.forget(&interface);
-            }
+            here.programmed.attach(&interface, &machine)?;
             here.machines.insert(name, interface);
             skep_net::netlink::Result::Ok(())
         };
@@ -290,24 +302,23 @@ impl HostNetwork {
     pub async fn detach(&self, tenant: &TenantName, node: &str, gone: bool) -> Result<(), Error> {
         let shared = &self.shared;
         let _turn = shared.making.lock().await;
-        let here = shared.here.lock().get(tenant).cloned();
-        if let Some(here) = here {
+        // In one of the tenant's networks. Where it is in none, nothing changes but that one may be without machines.
+        for (key, here) in shared.networks().into_iter().filter(|(key, _)| key.tenant == *tenant) {
             let (interface, name, entry) = (interface_of(tenant, node), node.to_owned(), here.clone());
             let work = move || {
                 let mut here = entry.lock();
-                here.switch.detach(&interface)?;
-                here.shaper.forget(&interface);
-                here.live.forget(&interface);
+                here.programmed.detach(&interface)?;
                 here.machines.remove(&name);
                 Ok(here.machines.is_empty())
             };
             if shared.in_kernel(node, work).await? {
-                shared.here.lock().remove(tenant);
+                shared.here.lock().remove(&key);
                 // A turn of programming that is under way fails, and finds that the switch is not here any more.
+                let plane = shared.plane.clone();
                 let work = move || {
                     let path = here.lock().path.clone();
-                    Switch::remove_at(&path)?;
-                    clean_host()
+                    plane.remove(&path)?;
+                    plane.clean()
                 };
                 shared.in_kernel(node, work).await?;
                 // Its ports have nothing of the uplink any more.
@@ -332,15 +343,15 @@ impl HostNetwork {
         let shared = &self.shared;
         let _turn = shared.making.lock().await;
         let used: Vec<PathBuf> = shared.here.lock().values().map(|h| h.lock().path.clone()).collect();
-        let folder = shared.config.folder.clone();
+        let (folder, plane) = (shared.config.folder.clone(), shared.plane.clone());
         shared
             .in_kernel("", move || {
                 for path in switches(&folder).into_iter().filter(|p| !used.contains(p)) {
-                    if Switch::machines_in(&path)? == 0 {
-                        Switch::remove_at(&path)?;
+                    if plane.machines_in(&path)? == 0 {
+                        plane.remove(&path)?;
                     }
                 }
-                clean_host()
+                plane.clean()
             })
             .await
     }
@@ -350,12 +361,13 @@ impl HostNetwork {
     /// # Errors
     /// When the kernel refuses.
     pub async fn traffic(&self) -> Result<Vec<(TenantName, String, LinkStats)>, Error> {
-        let all: Vec<_> = self.shared.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
+        let all = self.shared.networks();
         let work = move || {
             let mut found = Vec::new();
-            for (tenant, here) in all {
+            for (NetworkKey { tenant, .. }, here) in all {
                 let mut here = here.lock();
-                let stats: HashMap<String, LinkStats> = here.switch.traffic()?.into_iter().collect();
+                let stats: HashMap<String, LinkStats> =
+                    here.programmed.switch.traffic()?.into_iter().collect();
                 for (node, interface) in &here.machines {
                     if let Some(stats) = stats.get(interface) {
                         found.push((tenant.clone(), node.clone(), *stats));
@@ -394,20 +406,12 @@ fn switches(folder: &Path) -> Vec<PathBuf> {
 pub fn remove_switches(folder: &Path) -> Result<usize, skep_net::Error> {
     let all = switches(folder);
     for path in &all {
-        Switch::remove_at(path)?;
+        Kernel.remove(path)?;
     }
     if !all.is_empty() {
-        clean_host()?;
+        Kernel.clean()?;
     }
     Ok(all.len())
-}
-
-/// Takes from the host what no network needs any more.
-fn clean_host() -> skep_net::netlink::Result<()> {
-    let host = Namespace::current()?;
-    edge::sweep(&host)?;
-    release_host(&host)?;
-    unguard_host(&host)
 }
 
 impl Shared {
@@ -422,17 +426,22 @@ impl Shared {
         }
     }
 
+    /// The networks that are here.
+    fn networks(&self) -> Vec<(NetworkKey, Arc<Mutex<Here>>)> {
+        self.here.lock().iter().map(|(key, here)| (key.clone(), here.clone())).collect()
+    }
+
     fn port_name(node: &str) -> String {
         format!("node-{node}")
     }
 
-    async fn make_port(&self, tenant: &TenantName, node: &str) -> Result<(), Error> {
+    async fn make_port(&self, key: &NetworkKey, node: &str) -> Result<(), Error> {
         let port = json!({
             "apiVersion": "network.skep.io/v1", "kind": "Port",
             "metadata": {"name": Self::port_name(node), "namespace": NODE_NAMESPACE},
-            "spec": {"networkName": DEFAULT_NETWORK, "nodeName": node, "nodeInterface": true},
+            "spec": {"networkName": key.network.as_str(), "nodeName": node, "nodeInterface": true},
         });
-        let at = PORTS.at(tenant).namespace(NODE_NAMESPACE);
+        let at = PORTS.at(&key.tenant).namespace(NODE_NAMESPACE);
         match self.client.create::<serde_json::Value>(&at, &port).await {
             Err(error) if !error.is_already_exists() => {
                 Err(Error::Api { node: node.to_owned(), source: Box::new(error) })
@@ -454,16 +463,17 @@ impl Shared {
     /// The switch of a tenant's network, which is made if it is not here.
     async fn switch(
         &self,
-        tenant: &TenantName,
+        key: &NetworkKey,
         node: &str,
         copies: Arc<Copies>,
     ) -> Result<Arc<Mutex<Here>>, Error> {
         let _turn = self.making.lock().await;
-        if let Some(here) = self.here.lock().get(tenant) {
+        if let Some(here) = self.here.lock().get(key) {
             return Ok(here.clone());
         }
-        let missing = || Error::NoNetwork { tenant: tenant.clone(), network: DEFAULT_NETWORK };
-        let at = NETWORKS.at(tenant).name(DEFAULT_NETWORK);
+        let NetworkKey { tenant, network: name } = key;
+        let missing = || Error::NoNetwork { tenant: tenant.clone(), network: name.clone() };
+        let at = NETWORKS.at(tenant).name(name);
         // Not from the copy, which may not have seen a tenant that is this new.
         let network: NetworkView = match self.client.read(&at).await {
             Ok(network) => network,
@@ -479,21 +489,15 @@ impl Shared {
         let path = self.config.folder.join(format!("{SWITCH_PREFIX}{}", config.vni));
         let at = path.clone();
         let subnets =
-            self.subnets(tenant).await.map_err(|source| Error::Api { node: node.to_owned(), source })?;
-        let (hosts, port, vni) = (self.host_addresses(), self.config.port, config.vni);
+            self.subnets(key).await.map_err(|source| Error::Api { node: node.to_owned(), source })?;
+        let (hosts, vni, plane) = (self.host_addresses(), config.vni, self.plane.clone());
         let work = move || {
-            let host = Namespace::current()?;
-            let mut switch = Switch::set_up(&host, &at, &config)?;
-            switch.lead_out(&host, &subnets)?;
-            // After that: who takes the filters away looks whether there is a network.
-            guard_host(&host, &hosts, port)?;
-            let guard = Guard::open(&switch)?;
-            let (shaper, left) = Shaper::set_up(&Namespace::open(&at)?)?;
-            let plugged = switch.interfaces()?;
-            skep_net::netlink::Result::Ok((switch, guard, shaper, left, plugged))
+            let mut opened = plane.open(&at, &config, &subnets, &hosts)?;
+            let plugged = opened.switch.interfaces()?;
+            skep_net::netlink::Result::Ok((opened, plugged))
         };
-        let (switch, guard, shaper, left, plugged) = self.in_kernel(node, work).await?;
-        self.bandwidth.avoid(left);
+        let (opened, plugged) = self.in_kernel(node, work).await?;
+        self.bandwidth.avoid(opened.classes);
         // Those that an earlier daemon has plugged in go on: what is programmed first has them too, whenever they are attached anew.
         let mut machines = BTreeMap::new();
         for machine in copies.machines.of_tenant(tenant) {
@@ -505,29 +509,19 @@ impl Shared {
                 }
             }
         }
-        let here = Arc::new(Mutex::new(Here {
-            switch,
-            guard,
-            shaper,
-            led: None,
-            vni,
-            path,
-            machines,
-            copies,
-            live: Live::default(),
-            entrances: BTreeMap::new(),
-        }));
+        let programmed = Programmed::new(opened.switch, vni);
+        let here = Arc::new(Mutex::new(Here { programmed, path, machines, copies }));
         // Nothing is known to be programmed of it.
         self.dirty.touch(tenant, Touched::all());
-        self.here.lock().insert(tenant.clone(), here.clone());
+        self.here.lock().insert(key.clone(), here.clone());
         Ok(here)
     }
 
-    /// The subnets of the network that machines are in.
-    async fn subnets(&self, tenant: &TenantName) -> Result<Vec<Ipv4Net>, Box<skep_client::Error>> {
+    /// The subnets of a network.
+    async fn subnets(&self, key: &NetworkKey) -> Result<Vec<Ipv4Net>, Box<skep_client::Error>> {
         let all: List<SubnetView> =
-            self.client.list_all(&SUBNETS.at(tenant), ListParams::default()).await.map_err(Box::new)?;
-        let of_it = all.items.into_iter().map(|s| s.spec).filter(|s| s.network_name == DEFAULT_NETWORK);
+            self.client.list_all(&SUBNETS.at(&key.tenant), ListParams::default()).await.map_err(Box::new)?;
+        let of_it = all.items.into_iter().map(|s| s.spec).filter(|s| s.network_name == *key.network);
         Ok(of_it.filter_map(|s| s.cidr.parse().ok()).collect())
     }
 
@@ -552,36 +546,40 @@ impl Shared {
             tokio::time::sleep_until(next).await;
             let everybody = self.dirty.hosts.swap(false, Ordering::SeqCst);
             let mut shape = self.dirty.bandwidth.swap(false, Ordering::SeqCst);
-            let mut dirty = std::mem::take(&mut *self.dirty.tenants.lock());
+            let dirty = std::mem::take(&mut *self.dirty.tenants.lock());
             let hosts = self.host_addresses();
             if hosts != closed && !self.here.lock().is_empty() {
-                let (all, port) = (hosts.clone(), self.config.port);
-                match self.in_kernel("", move || guard_host(&Namespace::current()?, &all, port)).await {
+                let (all, port, plane) = (hosts.clone(), self.config.port, self.plane.clone());
+                match self.in_kernel("", move || plane.close_to_hosts(&all, port)).await {
                     Ok(()) => closed = hosts,
                     Err(error) => {
                         tracing::warn!(%error, "the way out is not closed to a new host; it is tried again")
                     }
                 }
             }
-            let all: Vec<_> = self.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
-            for (tenant, here) in all {
-                let mut touched = dirty.remove(&tenant).unwrap_or_default();
+            for (key, here) in self.networks() {
+                let mut touched = dirty.get(&key.tenant).cloned().unwrap_or_default();
                 touched.everything |= everybody;
                 if touched == Touched::default() {
                     continue;
                 }
-                let turn = self.turn(&tenant, &here, touched);
+                let turn = self.turn(&key, &here, touched);
                 shape |= turn.bandwidth;
                 let (edge, address) = (self.edge.clone(), self.config.address);
-                if let Err(error) = self.in_kernel("", move || turn.program(&here, &edge, address)).await {
+                let work = move || {
+                    let lead = |vni: u32, lead: &BTreeSet<IpAddr>| set_edge(&edge, address, vni, lead);
+                    here.lock().programmed.program(turn, lead)
+                };
+                if let Err(error) = self.in_kernel("", work).await {
+                    let NetworkKey { tenant, network } = &key;
                     // What is known of the switch may be wrong now: it begins again from nothing.
-                    tracing::warn!(%tenant, %error, "a network could not be changed; it is set up anew");
-                    self.begin_again(&tenant).await;
+                    tracing::warn!(%tenant, %network, %error, "a network could not be changed; it is set up anew");
+                    self.begin_again(&key).await;
                 }
             }
             if shape {
-                for tenant in self.shape().await {
-                    self.begin_again(&tenant).await;
+                for key in self.shape().await {
+                    self.begin_again(&key).await;
                 }
             }
             let now = self.copies.size();
@@ -591,39 +589,6 @@ impl Shared {
             }
             next = Instant::now() + GATHER;
         }
-    }
-
-    /// What is to be programmed of a network, of that which is touched.
-    fn turn(&self, tenant: &TenantName, here: &Mutex<Here>, mut touched: Touched) -> Turn {
-        let (machines, copies) = {
-            let here = here.lock();
-            if touched.everything {
-                touched.machines.extend(here.live.machines().map(str::to_owned));
-                touched.machines.extend(here.machines.keys().cloned());
-            }
-            (here.machines.clone(), here.copies.clone())
-        };
-        if touched.everything {
-            let all = copies.machines.of_tenant(tenant);
-            touched.machines.extend(all.iter().map(|m| m.view.node(&m.key.name).to_owned()));
-        }
-        let publics = public::publics_of(&copies, tenant);
-        let bandwidth = touched.bandwidth || touched.machines.iter().any(|node| machines.contains_key(node));
-        let groups = touched.groups.then(|| guard::guarded(&copies, tenant, &machines));
-        let mut turn = Turn { fabrics: BTreeMap::new(), entrances: BTreeMap::new(), groups, bandwidth };
-        for node in touched.machines {
-            let of_node = copies.ports.by_index(BY_NODE, tenant, &node);
-            let in_network = of_node.iter().filter(|p| p.view.spec.network_name == DEFAULT_NETWORK);
-            let ports: Vec<Port> = in_network.filter_map(|p| p.view.port()).collect();
-            let place = self.place(&copies, tenant, &node, &machines);
-            let places: BTreeMap<String, Place> = place.map(|p| (node.clone(), p)).into_iter().collect();
-            let mut fabric = plan(&ports, &places);
-            let led = publics.get(&node).map_or(&[][..], Vec::as_slice);
-            let entrance = skep_netplan::public::plan(led, &ports, &places, &mut fabric);
-            turn.entrances.insert(node.clone(), entrance);
-            turn.fabrics.insert(node, fabric);
-        }
-        turn
     }
 
     /// Has bandwidth looked at again in a while.
@@ -636,84 +601,20 @@ impl Shared {
         });
     }
 
-    async fn begin_again(&self, tenant: &TenantName) {
+    async fn begin_again(&self, key: &NetworkKey) {
+        let NetworkKey { tenant, network } = key;
         // It may have gone with its last machine.
-        let Some(old) = self.here.lock().remove(tenant) else { return };
+        let Some(old) = self.here.lock().remove(key) else { return };
         let copies = old.lock().copies.clone();
-        match self.switch(tenant, "", copies).await {
+        match self.switch(key, "", copies).await {
             Ok(new) => new.lock().machines = old.lock().machines.clone(),
             Err(error) => {
-                tracing::warn!(%tenant, %error, "a network could not be set up; it is tried again");
-                self.here.lock().insert(tenant.clone(), old);
+                tracing::warn!(%tenant, %network, %error, "a network could not be set up; it is tried again");
+                self.here.lock().insert(key.clone(), old);
                 tokio::time::sleep(RETRY).await;
             }
         }
         self.dirty.touch(tenant, Touched::all());
-    }
-
-    /// Where a tenant's machine is: here, or on another host whose address is known.
-    fn place(
-        &self,
-        copies: &Copies,
-        tenant: &TenantName,
-        node: &str,
-        here: &BTreeMap<String, String>,
-    ) -> Option<Place> {
-        if let Some(interface) = here.get(node) {
-            return Some(Place::Here(interface.clone()));
-        }
-        let of_node = copies.machines.by_index(BY_NODE, tenant, node);
-        let elsewhere = |host: &&str| *host != self.config.host;
-        let host = of_node.iter().find_map(|m| m.view.spec.host_name.as_deref().filter(elsewhere))?;
-        let key = ObjectKey::new(&TenantName::system(), "", host);
-        Some(Place::There(self.hosts.get(&key)?.view.address()?))
-    }
-}
-
-/// What is to be programmed of one network in one go.
-struct Turn {
-    /// Of machines that are touched, what each needs.
-    fabrics: BTreeMap<String, Fabric>,
-    entrances: BTreeMap<String, Entrance>,
-    /// What security groups say, if that is touched.
-    groups: Option<skep_netplan::filter::Desired>,
-    /// Whether bandwidth may have to be another.
-    bandwidth: bool,
-}
-
-impl Turn {
-    fn program(
-        self,
-        here: &Mutex<Here>,
-        edge: &Mutex<Option<Edge>>,
-        address: IpAddr,
-    ) -> skep_net::netlink::Result<()> {
-        let mut here = here.lock();
-        let Here { switch, guard, led, vni, live, entrances, .. } = &mut *here;
-        // Whom a port may talk to is said before it can.
-        if let Some(groups) = &self.groups {
-            guard.set(switch, groups)?;
-        }
-        switch.apply(&live.set(self.fabrics))?;
-        for (node, entrance) in self.entrances {
-            if entrance == Entrance::default() {
-                entrances.remove(&node);
-            } else {
-                entrances.insert(node, entrance);
-            }
-        }
-        let mut all = Entrance::default();
-        for entrance in entrances.values() {
-            all.addresses.extend(&entrance.addresses);
-            all.openings.extend(entrance.openings.iter().cloned());
-        }
-        switch.let_in(&all)?;
-        let lead: BTreeSet<IpAddr> = all.addresses.keys().copied().collect();
-        if led.as_ref() != Some(&lead) {
-            set_edge(edge, address, *vni, &lead)?;
-            *led = Some(lead);
-        }
-        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ use skep_netplan::service::L4;
 
 use crate::copies::Copies;
 use crate::view::PortView;
-use crate::{PUBLICS, Shared};
+use crate::{NetworkKey, PUBLICS, Shared};
 
 /// How often what went through is written. Each address that something went through costs a write.
 const REPORT_EVERY: Duration = Duration::from_secs(15);
@@ -201,13 +201,13 @@ impl Reports {
 impl Shared {
     /// What went through each public address that leads in here.
     async fn public_readings(&self) -> Vec<Reading> {
-        let all: Vec<_> = self.here.lock().iter().map(|(t, h)| (t.clone(), h.clone())).collect();
+        let all = self.networks();
         let work = move || {
             let mut found = Vec::new();
-            for (tenant, here) in all {
+            for (NetworkKey { tenant, .. }, here) in all {
                 let mut here = here.lock();
                 let traffic: HashMap<IpAddr, PublicTraffic> =
-                    here.switch.public_traffic()?.into_iter().collect();
+                    here.programmed.switch.public_traffic()?.into_iter().collect();
                 if traffic.is_empty() {
                     continue;
                 }

@@ -10,6 +10,8 @@ use skep_netplan::bandwidth::{Limits, Policy, WIRE_MPU_BYTES};
 use skep_netplan::fabric::Port;
 use skep_netplan::filter::group::Member;
 
+use crate::DEFAULT_NETWORK;
+
 /// What networks have that say nothing.
 const DEFAULT_MTU: u32 = 1450;
 
@@ -146,6 +148,11 @@ impl MachineView {
     pub(crate) fn node<'a>(&'a self, name: &'a str) -> &'a str {
         self.spec.node_name.as_deref().unwrap_or(name)
     }
+
+    /// The network of its tenant that it is in.
+    pub(crate) fn network(&self) -> &str {
+        self.spec.node_labels.network.as_deref().unwrap_or(DEFAULT_NETWORK)
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -153,6 +160,15 @@ impl MachineView {
 pub(crate) struct MachineSpec {
     pub(crate) node_name: Option<String>,
     pub(crate) host_name: Option<String>,
+    node_labels: NodeLabels,
+}
+
+/// Of the labels that its node gets.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct NodeLabels {
+    #[serde(rename = "network.skep.io/network")]
+    network: Option<SharedStr>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -25,7 +25,7 @@ use skep_netplan::service::L4;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::ports::{DEFAULT_NETWORK, PORTS, Port};
+use crate::ports::{PORTS, Port};
 use crate::public::ByPod;
 use crate::{Error, in_kernel};
 
@@ -53,8 +53,7 @@ struct PortView {
     groups: Vec<SharedStr>,
     node: Option<SharedStr>,
     pod: Option<Box<str>>,
-    /// Whether it is in the network that machines are in.
-    is_near: bool,
+    network: SharedStr,
 }
 
 impl From<Port> for PortView {
@@ -74,7 +73,7 @@ impl PortView {
             groups: spec.security_group_names.clone(),
             node: spec.node_name.clone(),
             pod: spec.pod_name.as_deref().map(Into::into),
-            is_near: spec.network_name == DEFAULT_NETWORK,
+            network: spec.network_name.clone(),
         }
     }
 }
@@ -130,6 +129,8 @@ pub(crate) struct Filters {
     client: Client,
     tenant: TenantName,
     node: String,
+    /// The network that the node is in: nobody else is reached from here.
+    network: SharedStr,
     policies: Informer<Policy>,
     groups: Informer<Group>,
     pods: Informer<Labeled>,
@@ -149,6 +150,7 @@ pub(crate) struct Filters {
 pub(crate) async fn start(
     client: &Client,
     node: &str,
+    network: &SharedStr,
     own: Vec<Port>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<Filters>, Error> {
@@ -165,6 +167,7 @@ pub(crate) async fn start(
         client: client.clone(),
         tenant: client.home().clone(),
         node: node.to_owned(),
+        network: network.clone(),
         policies: Informer::builder(client, Selection::all(POLICIES, Tenants::Own)).build(),
         groups: Informer::builder(client, Selection::all(GROUPS, Tenants::Own)).build(),
         pods: Informer::builder(client, own_pods).build(),
@@ -313,7 +316,7 @@ impl Filters {
             }
         }
         let mut add = |namespace: &str, name: &str, view: &PortView| {
-            if view.pod.is_none() || !view.is_near {
+            if view.pod.is_none() || view.network != self.network {
                 return;
             }
             let here = view.node.as_deref() == Some(self.node.as_str());
@@ -424,7 +427,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(view.labels.get("app").map(AsRef::as_ref), Some("web"));
-        assert_eq!((view.addresses.len(), view.groups.len(), view.is_near), (2, 1, true));
+        assert_eq!((view.addresses.len(), view.groups.len(), &*view.network), (2, 1, "default"));
         let ports: Vec<_> = view.ports.iter().map(|p| (p.name.as_str(), p.protocol, p.port)).collect();
         assert_eq!(ports, [("http", L4::Tcp, 80), ("dns", L4::Udp, 53)]);
         assert_eq!((view.node.as_deref(), view.pod.as_deref()), (Some("n1"), Some("a")));

@@ -173,9 +173,8 @@ impl NodeNetwork {
     /// # Errors
     /// When the tenant's network cannot be read, or the kernel refuses. It can be called again.
     pub async fn start(client: Client, config: Config) -> Result<NodeNetwork, Error> {
-        let ports = ports::Ports::new(client.clone(), config.node.clone());
-        let network = ports.network(ports::DEFAULT_NETWORK).await?;
-        let own = ports.own_interface().await?;
+        let (ports, own) = ports::Ports::open(client.clone(), config.node.clone()).await?;
+        let network = ports.network().await?;
         let addresses = own.as_ref().map(|o| network.with_prefix(&o.addresses)).unwrap_or_default();
         let mut all = addresses.clone();
         all.extend(network.gateways());
@@ -200,8 +199,9 @@ impl NodeNetwork {
         })
         .await?;
         let mut tasks = JoinSet::new();
-        let names = services::start(&client, &config, &mut tasks).await?;
-        let filters = filters::start(&client, &config.node, of_pods, &mut tasks).await?;
+        let names = services::start(&client, &config, ports.network_name(), &mut tasks).await?;
+        let filters =
+            filters::start(&client, &config.node, ports.network_name(), of_pods, &mut tasks).await?;
         let machine = Arc::new(Mutex::new(machine));
         let (bridge, guards) = (machine.clone(), filters.clone());
         let publics = public::start(&client, &config.node, bridge, guards, &mut tasks).await;

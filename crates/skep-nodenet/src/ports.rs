@@ -21,8 +21,8 @@ pub(crate) const PORTS: Resource = Resource::new("network.skep.io", "v1", "ports
 const NETWORKS: Resource = Resource::new("network.skep.io", "v1", "networks");
 const SUBNETS: Resource = Resource::new("network.skep.io", "v1", "subnets");
 
-/// The network of pods that name none.
-pub(crate) const DEFAULT_NETWORK: &str = "default";
+/// The network of nodes that no host has given a port.
+const DEFAULT_NETWORK: &str = "default";
 /// What a pod says about its port: the network, and lists separated by commas.
 const NETWORK_ANNOTATION: &str = "network.skep.io/network";
 const ADDRESSES_ANNOTATION: &str = "network.skep.io/addresses";
@@ -60,7 +60,7 @@ pub(crate) struct Port {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PortSpec {
-    pub(crate) network_name: String,
+    pub(crate) network_name: SharedStr,
     pub(crate) addresses: Vec<IpAddr>,
     mac: String,
     pub(crate) pod_name: Option<String>,
@@ -149,21 +149,42 @@ pub(crate) struct OwnInterface {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+/// What a pod asks for, if it does.
+fn annotation<'a>(pod: &'a PodRef, name: &str) -> Option<&'a str> {
+    pod.annotations.get(name).map(|t| t.trim()).filter(|t| !t.is_empty())
+}
+
 /// The ports of this node's pods.
 pub(crate) struct Ports {
     client: Client,
     node: String,
+    /// The network that the node is in, and so its pods are.
+    network: SharedStr,
     /// Namespace and name of the port of each pod that was set up, by the pod's uid.
     known: Mutex<HashMap<String, (String, String)>>,
 }
 
 impl Ports {
-    pub(crate) fn new(client: Client, node: String) -> Ports {
-        Ports { client, node, known: Mutex::default() }
+    /// With the port that the host made for the node itself, if there is one: it says which network the node is in.
+    pub(crate) async fn open(client: Client, node: String) -> Result<(Ports, Option<OwnInterface>), Error> {
+        let mut ports =
+            Ports { client, node, network: SharedStr::new(DEFAULT_NETWORK), known: Mutex::default() };
+        let Some(own) = ports.of_node().await?.into_iter().find(|p| p.spec.node_interface) else {
+            return Ok((ports, None));
+        };
+        let interface = own.mac().map(|mac| OwnInterface { mac, addresses: own.spec.addresses });
+        ports.network = own.spec.network_name;
+        Ok((ports, interface))
     }
 
-    /// Reads a network and its subnets.
-    pub(crate) async fn network(&self, name: &str) -> Result<Network, Error> {
+    /// The network that the node is in.
+    pub(crate) fn network_name(&self) -> &SharedStr {
+        &self.network
+    }
+
+    /// Reads the node's network and its subnets.
+    pub(crate) async fn network(&self) -> Result<Network, Error> {
+        let name = self.network.as_str();
         #[derive(Deserialize)]
         struct Read {
             spec: ReadSpec,
@@ -201,27 +222,19 @@ impl Ports {
         Ok(all.items)
     }
 
-    /// The port that the host made for the node itself.
-    pub(crate) async fn own_interface(&self) -> Result<Option<OwnInterface>, Error> {
-        let port = self.of_node().await?.into_iter().find(|p| p.spec.node_interface);
-        Ok(port.and_then(|p| Some(OwnInterface { mac: p.mac()?, addresses: p.spec.addresses })))
-    }
-
     /// The interface that a pod is to have: its port's, which is made if it is not there. And the network's other subnets.
     pub(crate) async fn pod_config(
         &self,
         pod: &PodRef,
         netns: &Path,
     ) -> Result<(PodConfig, Port, Vec<IpNet>), Error> {
-        // Nearly all ports are in this network, and a pod's start waits for all this.
-        let (port, network) = tokio::join!(self.port_of(pod), self.network(DEFAULT_NETWORK));
-        let port = port?;
+        // Before anything is made: a pod that is not for this node is to leave nothing here.
+        if let Some(asked) = annotation(pod, NETWORK_ANNOTATION).filter(|asked| *asked != &*self.network) {
+            return Err(self.elsewhere(pod, asked));
+        }
+        let (port, network) = tokio::try_join!(self.port_of(pod), self.network())?;
         let about =
             || Error::Taken(format!("the port {}/{} has no Ethernet address", pod.namespace, pod.name));
-        let network = match port.spec.network_name.as_str() {
-            DEFAULT_NETWORK => network?,
-            other => self.network(other).await?,
-        };
         let place = (port.metadata.namespace.clone(), port.metadata.name.clone());
         self.known.lock().insert(pod.uid.clone(), place);
         let config = PodConfig {
@@ -235,6 +248,13 @@ impl Ports {
         };
         let others = network.others(&port.spec.addresses);
         Ok((config, port, others))
+    }
+
+    fn elsewhere(&self, pod: &PodRef, network: &str) -> Error {
+        Error::Taken(format!(
+            "the pod {}/{} is to be in the network {network:?}, and the node {:?} is in {:?}; give it a node with the label {NETWORK_ANNOTATION}={network}",
+            pod.namespace, pod.name, self.node, &*self.network
+        ))
     }
 
     async fn port_of(&self, pod: &PodRef) -> Result<Port, Error> {
@@ -265,6 +285,9 @@ impl Ports {
             let made_beforehand =
                 there.pod_uid().is_none() && there.spec.pod_name.as_deref() == Some(&pod.name);
             if made_beforehand && !going {
+                if there.spec.network_name != self.network {
+                    return Err(self.elsewhere(pod, &there.spec.network_name));
+                }
                 if here {
                     return Ok(there);
                 }
@@ -287,19 +310,17 @@ impl Ports {
     }
 
     fn new_port(&self, pod: &PodRef) -> Value {
-        let annotation = |name: &str| pod.annotations.get(name).map(|t| t.trim()).filter(|t| !t.is_empty());
         let list = |name: &str| {
-            annotation(name)
+            annotation(pod, name)
                 .map(|text| text.split(',').map(str::trim).filter(|t| !t.is_empty()).collect::<Vec<_>>())
         };
         let mut spec = json!({
-            "networkName": annotation(NETWORK_ANNOTATION).unwrap_or(DEFAULT_NETWORK),
-            "podName": pod.name, "nodeName": self.node,
+            "networkName": self.network.as_str(), "podName": pod.name, "nodeName": self.node,
         });
         for (field, value) in [
             ("addresses", list(ADDRESSES_ANNOTATION).map(|l| json!(l))),
             ("securityGroupNames", list(GROUPS_ANNOTATION).map(|l| json!(l))),
-            ("qosPolicyName", annotation(QOS_ANNOTATION).map(|t| json!(t))),
+            ("qosPolicyName", annotation(pod, QOS_ANNOTATION).map(|t| json!(t))),
         ] {
             if let Some(value) = value {
                 spec[field] = value;

@@ -1,12 +1,15 @@
 //! The tenant's services: from the informers' copies into the kernel and into the names.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
-use skep_base::TenantName;
+use skep_base::{SharedStr, TenantName};
 use skep_client::{Client, Informer, Resource, Selection, Tenants};
 use skep_dns::{EndpointName, NamedPort, Names, ServiceNames, Target};
 use skep_net::Namespace;
@@ -22,6 +25,7 @@ use crate::health::HealthChecks;
 use crate::{Config, Error, in_kernel};
 
 const SERVICES: Resource = Resource::new("", "v1", "services");
+const SUBNETS: Resource = Resource::new("network.skep.io", "v1", "subnets");
 const SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices");
 /// The label of a slice that names its service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -60,10 +64,59 @@ impl<'de> Deserialize<'de> for SliceView {
     }
 }
 
+/// A subnet of any of the tenant's networks.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct SubnetView {
+    spec: SubnetSpec,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SubnetSpec {
+    network_name: SharedStr,
+    cidr: String,
+}
+
+/// Which endpoints are reached from a network: its own, and those that are in none of the tenant's others, which may be anywhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Reach {
+    own: Vec<IpNet>,
+    others: Vec<IpNet>,
+}
+
+impl Reach {
+    fn of<'a>(network: &str, subnets: impl Iterator<Item = &'a SubnetSpec>) -> Reach {
+        let mut reach = Reach::default();
+        for subnet in subnets {
+            let Ok(net) = subnet.cidr.parse() else { continue };
+            if *subnet.network_name == *network { &mut reach.own } else { &mut reach.others }.push(net);
+        }
+        reach
+    }
+
+    fn has(&self, ip: IpAddr) -> bool {
+        let within = |all: &[IpNet]| all.iter().any(|net| net.contains(&ip));
+        within(&self.own) || !within(&self.others)
+    }
+
+    /// A slice without what is not reached; nothing if all of it is.
+    fn cut(&self, slice: &EndpointSlice) -> Option<EndpointSlice> {
+        if slice.endpoints.iter().all(|e| e.address.is_none_or(|ip| self.has(ip))) {
+            return None;
+        }
+        let mut cut = slice.clone();
+        cut.endpoints.retain(|e| e.address.is_none_or(|ip| self.has(ip)));
+        Some(cut)
+    }
+}
+
 /// What is to be looked at.
 #[derive(Default)]
 struct Pending {
     keys: Mutex<BTreeSet<ServiceKey>>,
+    /// Subnets came or went: all services are.
+    everything: AtomicBool,
     changed: Notify,
 }
 
@@ -79,6 +132,10 @@ impl Pending {
 struct Programmer {
     services: Informer<Service>,
     slices: Informer<SliceView>,
+    subnets: Informer<SubnetView>,
+    /// The network that the node is in.
+    network: SharedStr,
+    reach: Reach,
     tenant: TenantName,
     place: Place,
     names: Arc<RwLock<Names>>,
@@ -92,6 +149,7 @@ struct Programmer {
 pub(crate) async fn start(
     client: &Client,
     config: &Config,
+    network: &SharedStr,
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<RwLock<Names>>, Error> {
     // What objects that do not say their tenant are kept under.
@@ -111,15 +169,26 @@ pub(crate) async fn start(
             p.add(&old.key.namespace, &old.view.service);
         }
     });
-    let (running, also) = (services.clone(), slices.clone());
+    let subnets = Informer::<SubnetView>::builder(client, Selection::all(SUBNETS, Tenants::Own)).build();
+    let p = pending.clone();
+    subnets.on_event(move |_| {
+        p.everything.store(true, Ordering::SeqCst);
+        p.changed.notify_one();
+    });
+    let (running, also, nets) = (services.clone(), slices.clone(), subnets.clone());
     tasks.spawn(async move { running.run().await });
     tasks.spawn(async move { also.run().await });
+    tasks.spawn(async move { nets.run().await });
     services.synced().await;
     slices.synced().await;
+    subnets.synced().await;
     let kernel = in_kernel("open the packet filters", || Services::open(&Namespace::current()?)).await?;
     let mut programmer = Programmer {
         services,
         slices,
+        subnets,
+        network: network.clone(),
+        reach: Reach::default(),
         tenant: home,
         place: Place { node: config.node.clone(), zone: config.zone.clone() },
         names: Arc::default(),
@@ -140,7 +209,10 @@ impl Programmer {
         loop {
             self.pending.changed.notified().await;
             tokio::time::sleep_until(next).await;
-            let keys = std::mem::take(&mut *self.pending.keys.lock());
+            let mut keys = std::mem::take(&mut *self.pending.keys.lock());
+            if self.pending.everything.swap(false, Ordering::SeqCst) && self.look_around() {
+                keys.extend(self.all());
+            }
             if let Err(error) = self.update(&keys).await {
                 tracing::warn!(error = %error.full(), "services could not be changed; all are put anew");
                 self.health.set_programmed(false);
@@ -153,13 +225,36 @@ impl Programmer {
         }
     }
 
+    /// Looks anew which endpoints are reached; whether that has changed.
+    fn look_around(&mut self) -> bool {
+        let mut all = Vec::new();
+        self.subnets.for_each(|subnet| all.push(subnet.clone()));
+        let mut reach = Reach::of(&self.network, all.iter().map(|s| &s.view.spec));
+        // The copies have no order.
+        reach.own.sort();
+        reach.others.sort();
+        let changed = reach != self.reach;
+        self.reach = reach;
+        changed
+    }
+
+    fn all(&self) -> BTreeSet<ServiceKey> {
+        let mut keys = BTreeSet::new();
+        self.services.for_each(|s| {
+            keys.insert((s.key.namespace.to_string(), s.key.name.to_string()));
+        });
+        keys
+    }
+
     /// What a service needs, in the kernel and by name, and where it is asked after.
     fn plan(&self, key: &ServiceKey) -> (Desired, Option<ServiceNames>, Option<(u16, usize)>) {
         let at = skep_client::ObjectKey::new(&self.tenant, &key.0, &key.1);
         let Some(service) = self.services.get(&at) else { return (Desired::default(), None, None) };
         let of_name = self.slices.by_index("service", &self.tenant, &key.1);
-        let slices: Vec<&EndpointSlice> =
-            of_name.iter().filter(|s| *s.key.namespace == *key.0).map(|s| &s.view.slice).collect();
+        let slices = of_name.iter().filter(|s| *s.key.namespace == *key.0).map(|s| &s.view.slice);
+        let cut: Vec<(&EndpointSlice, Option<EndpointSlice>)> =
+            slices.map(|s| (s, self.reach.cut(s))).collect();
+        let slices: Vec<&EndpointSlice> = cut.iter().map(|(all, cut)| cut.as_ref().unwrap_or(all)).collect();
         let names = names_of(&service.view, &slices);
         // Its address is the machine's own: the way to the API server listens there.
         let wanted = if (key.0.as_str(), key.1.as_str()) == API {
@@ -191,10 +286,8 @@ impl Programmer {
     async fn replace(&mut self) -> Result<(), Error> {
         self.table = Table::default();
         self.pending.keys.lock().clear();
-        let mut keys = BTreeSet::new();
-        self.services.for_each(|s| {
-            keys.insert((s.key.namespace.to_string(), s.key.name.to_string()));
-        });
+        self.look_around();
+        let keys = self.all();
         self.health.retain(|key| keys.contains(key));
         let changes: Vec<Change> = keys.iter().flat_map(|key| self.set(key)).collect();
         let kernel = self.kernel.clone();
@@ -241,4 +334,46 @@ fn names_of(service: &Service, slices: &[&EndpointSlice]) -> ServiceNames {
     }
     all.sort_by_key(|e| e.ip);
     ServiceNames { target: Target::Headless(all) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_other_networks_are_left_out() {
+        let subnet = |network: &str, cidr: &str| SubnetSpec {
+            network_name: SharedStr::new(network),
+            cidr: cidr.to_owned(),
+        };
+        let subnets = [
+            subnet("default", "10.64.0.0/14"),
+            subnet("blue", "10.200.0.0/24"),
+            subnet("blue", "10.64.9.0/24"),
+            subnet("blue", "no subnet"),
+        ];
+        let (near, far) = (Reach::of("default", subnets.iter()), Reach::of("blue", subnets.iter()));
+        for (ip, from_default, from_blue) in [
+            ("10.64.0.7", true, false),
+            ("10.200.0.7", false, true),
+            // Both have it, each its own.
+            ("10.64.9.7", true, true),
+            ("192.0.2.1", true, true),
+        ] {
+            let ip: IpAddr = ip.parse().unwrap();
+            assert_eq!((near.has(ip), far.has(ip)), (from_default, from_blue), "{ip}");
+        }
+        let slice: EndpointSlice = serde_json::from_value(serde_json::json!({
+            "addressType": "IPv4", "ports": [{"port": 80}],
+            "endpoints": [{"addresses": ["10.64.0.7"]}, {"addresses": ["10.200.0.7"]}],
+        }))
+        .unwrap();
+        let left = |reach: &Reach| {
+            let cut = reach.cut(&slice).unwrap_or_else(|| slice.clone());
+            cut.endpoints.iter().filter_map(|e| e.address).map(|ip| ip.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&near), ["10.64.0.7"]);
+        assert_eq!(left(&far), ["10.200.0.7"]);
+        assert_eq!(left(&Reach::default()).len(), 2);
+    }
 }

@@ -45,6 +45,9 @@ const NO_NAME: u8 = 3;
 const HEADLESS: usize = 10;
 /// Where a question's type ends what a client says of itself.
 const HEADER_BYTES: usize = 12;
+/// Where what is sent comes back, and how much is: as long as a question.
+const ECHO_PORT: u16 = 5353;
+const ECHO_BYTES: usize = 50;
 /// An answer that has not come after this is lost.
 const LOST_AFTER: Duration = Duration::from_secs(1);
 /// Of the promise: how many questions a second are answered, how fast, and how soon a new endpoint is.
@@ -81,14 +84,31 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         options.services
     );
     let questions = questions(options.services);
+    // Beside it, who does nothing: what is late there is not the name server.
+    let echo = echo(&node, ours)?;
     let mut misses = 0;
     for (how, fresh) in [("from one port", false), ("each from a port of its own", true)] {
-        let asked =
-            Asked { questions: &questions, rate: Some(options.rate), seconds: options.seconds, fresh };
-        let (found, worked) = measured(&node, theirs, &asked)?;
+        let rate = Some(options.rate);
+        let asked = Asked { questions: &questions, rate, seconds: 1, fresh, to: names() };
+        let control = Asked { questions: &[], to: echo, ..asked };
+        let (mut found, mut echoed, mut worked) = (Found::default(), Found::default(), Vec::new());
+        for _ in 0..options.seconds {
+            let (part, work) = measured(&node, theirs, &asked)?;
+            found.add(part);
+            worked.push(work);
+            // Each of its packets would be a connection to the kernel, of which it remembers so many only.
+            if !fresh {
+                echoed.add(measured(&node, theirs, &control)?.0);
+            }
+        }
+        let worked = worked.iter().sum::<f64>() / worked.len().max(1) as f64;
         misses += report(how, options.rate, &found, worked);
+        if !fresh {
+            echoed.print("  a thread that sends back what it gets, in its place");
+        }
     }
-    let asked = Asked { questions: &questions, rate: None, seconds: options.seconds, fresh: false };
+    let asked =
+        Asked { questions: &questions, rate: None, seconds: options.seconds, fresh: false, to: names() };
     let (found, worked) = measured(&node, theirs, &asked)?;
     misses += figure(
         "as fast as it answers, from one port",
@@ -119,8 +139,30 @@ fn report(how: &str, rate: u64, found: &Found, worked_us: f64) -> usize {
         "p99 under 2 ms",
         ms(0.99) < PROMISED_P99_MS,
     );
+    found.print("  of that");
     println!("{:<58} {worked_us:.1} µs", "  CPU of the server's thread for each");
     misses
+}
+
+/// Who sends back what it gets, where the name server is and on its CPU, until the process ends.
+fn echo(node: &Node, cpu: usize) -> anyhow::Result<SocketAddr> {
+    let address = SocketAddr::from((skep_nodenet::DNS_IP, ECHO_PORT));
+    let socket = node.machine().run(|| UdpSocket::bind(address))?.context("opening a socket")?;
+    sockopt::set_socket_recv_buffer_size_force(&socket, WAITING_BYTES).context("opening a socket")?;
+    std::thread::spawn(move || {
+        let mut buffer = [0u8; 4096];
+        // It is slower on another CPU, and that is all.
+        let _ = pin(cpu);
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            // As the name server: what there is no room for is lost.
+            let _ = socket.send_to(&buffer[..len], from);
+        }
+    });
+    Ok(address)
+}
+
+fn names() -> SocketAddr {
+    (skep_nodenet::DNS_IP, 53).into()
 }
 
 fn measured(node: &Node, cpu: Option<usize>, asked: &Asked<'_>) -> anyhow::Result<(Found, f64)> {
@@ -223,6 +265,8 @@ struct Asked<'a> {
     seconds: u64,
     /// Each from a port of its own, as a resolver asks.
     fresh: bool,
+    /// Who is asked.
+    to: SocketAddr,
 }
 
 /// What came back.
@@ -233,9 +277,45 @@ struct Found {
     wrong: usize,
     took: Duration,
     latencies: Latencies,
+    /// How late the client sent.
+    late: Latencies,
+    /// How long after it was sent a question was answered.
+    answers: Latencies,
+    /// The 99th percentile of latencies of each second.
+    rounds_ms: Vec<f64>,
 }
 
 impl Found {
+    fn add(&mut self, part: Found) {
+        self.rounds_ms.push(part.latencies.percentile(0.99).as_secs_f64() * 1e3);
+        self.answered += part.answered;
+        self.lost += part.lost;
+        self.wrong += part.wrong;
+        self.took += part.took;
+        self.latencies.append(part.latencies);
+        self.late.append(part.late);
+        self.answers.append(part.answers);
+    }
+
+    /// Where time went.
+    fn print(&self, what: &str) {
+        let ms = |of: &Latencies, share: f64| of.percentile(share).as_secs_f64() * 1e3;
+        let mut rounds = self.rounds_ms.clone();
+        rounds.sort_by(f64::total_cmp);
+        let of_rounds =
+            |part: usize| rounds.get((rounds.len() * part / 4).min(rounds.len().saturating_sub(1)));
+        let of_rounds = |part| of_rounds(part).copied().unwrap_or_default();
+        println!(
+            "{what:<58} p99 {:.2} ms, of seconds: best {:.2}, median {:.2}, worst {:.2}; sent late p99 {:.2}; from then p99 {:.2}",
+            ms(&self.latencies, 0.99),
+            of_rounds(0),
+            of_rounds(2),
+            of_rounds(4),
+            ms(&self.late, 0.99),
+            ms(&self.answers, 0.99),
+        );
+    }
+
     fn per_s(&self) -> f64 {
         self.answered as f64 / self.took.as_secs_f64().max(f64::MIN_POSITIVE)
     }
@@ -245,6 +325,7 @@ impl Found {
 struct Waiting {
     /// When it was to be sent: a client that is late has waited too.
     due: Instant,
+    sent: Instant,
     question: usize,
     /// Its own, which goes with the answer.
     socket: Option<UdpSocket>,
@@ -305,9 +386,9 @@ impl Asking {
     }
 }
 
-fn socket() -> anyhow::Result<UdpSocket> {
+fn socket(to: SocketAddr) -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("opening a socket")?;
-    socket.connect((skep_nodenet::DNS_IP, 53)).context("choosing whom to ask")?;
+    socket.connect(to).context("choosing whom to ask")?;
     socket.set_nonblocking(true).context("opening a socket")?;
     Ok(socket)
 }
@@ -326,7 +407,7 @@ fn ask(cpu: Option<usize>, asked: &Asked<'_>) -> anyhow::Result<Found> {
     if let Some(cpu) = cpu {
         pin(cpu)?;
     }
-    let shared = socket()?;
+    let shared = socket(asked.to)?;
     // What is measured is not how much the client can leave lying.
     sockopt::set_socket_recv_buffer_size_force(&shared, WAITING_BYTES).context("opening a socket")?;
     let mut buffer = [0u8; 4096];
@@ -336,11 +417,17 @@ fn ask(cpu: Option<usize>, asked: &Asked<'_>) -> anyhow::Result<Found> {
     let (begun, length) = (Instant::now(), Duration::from_secs(asked.seconds));
     let mut sent = 0_u64;
     let judge = |found: &mut Found, bytes: &[u8], one: &Waiting| {
-        let question = &asked.questions[one.question];
+        let Some(question) = asked.questions.get(one.question) else {
+            found.answered += 1;
+            found.latencies.add(one.due.elapsed());
+            found.answers.add(one.sent.elapsed());
+            return;
+        };
         let right = bytes[3] & 0xf == question.code && bytes[6..8] == question.records.to_be_bytes();
         found.wrong += usize::from(!right);
         found.answered += 1;
         found.latencies.add(one.due.elapsed());
+        found.answers.add(one.sent.elapsed());
     };
     loop {
         let now = Instant::now();
@@ -356,17 +443,20 @@ fn ask(cpu: Option<usize>, asked: &Asked<'_>) -> anyhow::Result<Found> {
                 break;
             }
             let id = sent as u16;
-            let question = (sent as usize).wrapping_mul(7919) % asked.questions.len();
-            let mut bytes = asked.questions[question].bytes.clone();
+            let question = (sent as usize).wrapping_mul(7919) % asked.questions.len().max(1);
+            let mut bytes =
+                asked.questions.get(question).map_or_else(|| vec![0; ECHO_BYTES], |q| q.bytes.clone());
             bytes[..2].copy_from_slice(&id.to_be_bytes());
-            let own = if asked.fresh { Some(socket()?) } else { None };
+            let own = if asked.fresh { Some(socket(asked.to)?) } else { None };
+            let at = Instant::now();
             match own.as_ref().unwrap_or(&shared).send(&bytes) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error).context("asking the name server"),
             }
             sent += 1;
-            asking.add(id, Waiting { due, question, socket: own })?;
+            found.late.add(at.saturating_duration_since(due));
+            asking.add(id, Waiting { due, sent: at, question, socket: own })?;
         }
         if asked.fresh {
             asking.ready(&mut ready)?;
@@ -457,7 +547,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks until the answer is one address.
 fn knows(question: &[u8], ip: Ipv4Addr) -> anyhow::Result<()> {
-    let socket = socket()?;
+    let socket = socket(names())?;
     let (begun, mut buffer) = (Instant::now(), [0u8; 4096]);
     while begun.elapsed() < PATIENCE {
         socket.send(question).context("asking the name server")?;

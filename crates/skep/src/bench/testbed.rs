@@ -9,8 +9,9 @@ use anyhow::Context;
 use skep_net::Namespace;
 use skep_net::bandwidth::{Shaper, Uplink};
 use skep_net::filter::filter_bridged;
-use skep_net::link::{MacAddr, Net, Peer, Vxlan};
+use skep_net::link::{Bridge, MacAddr, Net, Peer, Vxlan};
 use skep_net::machine::{MachineConfig, MachineNetwork, PodConfig};
+use skep_net::ns::sysctl;
 use skep_net::route::Forward;
 use skep_net::service::Services;
 use skep_net::switch::{Switch, SwitchConfig};
@@ -258,6 +259,7 @@ impl Testbed {
             net.add_address(link, ip.parse().context("an address")?)?;
             net.set_up(link)?;
         }
+        self.joined()?;
         for host in 1..=HOSTS {
             let other = 3 - host;
             let (ns, local) =
@@ -273,6 +275,43 @@ impl Testbed {
             net.set_forwards(link, &[Forward { mac: own(other), host: there }])?;
             let ip = IpAddr::V4(Ipv4Addr::new(10, 1, 1, other));
             net.set_neighbour(link, skep_net::route::Neighbour { ip, mac: own(other) })?;
+        }
+        Ok(())
+    }
+
+    /// As many pairs of interfaces as there are between pods of two machines, joined by bridges: what the way costs by itself, without
+    /// any rule and without the short ways.
+    fn joined(&self) -> anyhow::Result<()> {
+        let names = ["c", "1", "2", "3", "d"];
+        let all: Vec<Namespace> = names
+            .iter()
+            .map(|name| Namespace::persistent(&self.bare_path(name)))
+            .collect::<Result<_, _>>()?;
+        for (i, ns) in all.iter().enumerate().skip(1).take(3) {
+            // What is bridged is routed nowhere. A kernel without the module has no such value, and does nothing of the kind.
+            let _ = ns.run(|| sysctl("bridge/bridge-nf-call-iptables", "0"))?;
+            let mut net = Net::open(ns)?;
+            let mac = MacAddr([2, 1, 0, 0, 0, i as u8]);
+            net.add_bridge("br", mac, MTU, Bridge { call_iptables: false })?;
+            let bridge = net.expect_link("br")?.index;
+            net.set_up(bridge)?;
+        }
+        for (from, to) in all.iter().zip(&all[1..]) {
+            let peer = Peer { name: "left", mac: None, namespace: Some(to) };
+            Net::open(from)?.add_veth("right", None, MTU, &peer)?;
+            for (ns, name) in [(from, "right"), (to, "left")] {
+                let mut net = Net::open(ns)?;
+                let link = net.expect_link(name)?.index;
+                if let Some(bridge) = net.link("br")? {
+                    net.set_master(link, bridge.index)?;
+                }
+                net.set_up(link)?;
+            }
+        }
+        for (ns, name, ip) in [(&all[0], "right", "10.1.2.1/24"), (&all[4], "left", "10.1.2.2/24")] {
+            let mut net = Net::open(ns)?;
+            let link = net.expect_link(name)?.index;
+            net.add_address(link, ip.parse().context("an address")?)?;
         }
         Ok(())
     }
