@@ -184,7 +184,10 @@ impl Drop for Node {
             }
         }
         for entry in &pods {
-            crate::cloud::remove_groups_named(&format!("pod{}", entry.file_name().display()));
+            // The directory is the pod's uid and which of its sandboxes it is.
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let uid = name.rsplit_once('-').map_or(name.as_str(), |(uid, _)| uid);
+            crate::cloud::remove_groups_named(&format!("pod{uid}"));
         }
         let _ = Command::new("ip").args(["link", "delete", &self.bridge]).stderr(Stdio::null()).status();
         for _ in 0..50 {

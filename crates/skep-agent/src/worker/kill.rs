@@ -295,19 +295,20 @@ pub(crate) async fn clean_up_pod(node: &crate::context::Node, uid: &str) -> Resu
     let netns = super::start::netns(&node.layout, uid);
     node.network.tear_down(uid, &netns).await.map_err(|e| e.to_string())?;
     node.images.release_pod(uid).await;
+    // Before its directory, by which the next agent finds what an interrupted one has left.
+    let tree = node.runtime.tree().clone();
+    let group = super::start::cgroup(uid);
+    tokio::task::spawn_blocking(move || if tree.exists(&group) { tree.remove(&group) } else { Ok(()) })
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.full())?;
     let (layout, owned) = (node.layout.clone(), uid.to_owned());
     tokio::task::spawn_blocking(move || volume::tear_down(&layout, &owned))
         .await
         .map_err(|e| e.to_string())?
         .map_err(|e| format!("removing the volumes of pod {uid}: {e}"))?;
     // Nothing belongs to its users any more.
-    node.pod_users.release(uid).map_err(|e| format!("giving back the ids of pod {uid}: {e}"))?;
-    let tree = node.runtime.tree().clone();
-    let group = super::start::cgroup(uid);
-    tokio::task::spawn_blocking(move || if tree.exists(&group) { tree.remove(&group) } else { Ok(()) })
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.full())
+    node.pod_users.release(uid).map_err(|e| format!("giving back the ids of pod {uid}: {e}"))
 }
 
 #[cfg(test)]

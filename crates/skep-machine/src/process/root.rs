@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -70,7 +70,11 @@ struct Tree<'a> {
 /// Makes the private tree; what is there already stays.
 pub(crate) fn create(root: &Path, spec: &MachineSpec, owner: u32) -> Result<(), Error> {
     let tree = Tree { root, owner };
-    tree.make_dir(Path::new(""), 0o755)?;
+    let top = tree.make_dir(Path::new(""), 0o755)?;
+    // A disk of the machine's own comes with a top that is the host's, whom nobody in the machine is.
+    if fs::symlink_metadata(&top).map_err(Error::io("look at", &top))?.uid() == 0 {
+        tree.own(&top)?;
+    }
     for (name, mode) in DIRECTORIES {
         tree.make_dir(Path::new(name), mode)?;
     }
