@@ -15,9 +15,14 @@ use crate::status::ApiError;
 /// The annotation that says, in the cross-tenant view, whose an object is. It is never stored.
 pub const TENANT_ANNOTATION: &str = "tenancy.skep.io/tenant";
 
-/// A list is sent in pieces of about this size: large enough that the cost of a piece does not count,
-/// small enough that a slow reader of a long list holds no memory to speak of.
+/// A list is sent in pieces of at most this size, but for objects that are larger: large enough that the cost of a piece does not
+/// count, small enough that a slow reader of a long list holds no memory to speak of. A piece is a frame for those who take such
+/// (`FRAME_BYTES`, skep-client); a little more would make a second, small one of each, which is copied once more.
 const PIECE_BYTES: usize = 128 * 1024;
+
+/// What an object may need beside its stored bytes: a comma, a revision, the tenant's annotation. More is right, too, and then makes a
+/// piece larger.
+const BESIDE_BYTES: usize = 256;
 
 /// Turns stored values of one kind into what one request asked for.
 #[derive(Clone)]
@@ -299,11 +304,17 @@ impl Iterator for Pieces {
         if self.done {
             return None;
         }
-        let mut out = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 8);
+        let mut out = Vec::with_capacity(PIECE_BYTES);
         if let Some(head) = self.head.take() {
             out.extend_from_slice(head.as_bytes());
         }
-        while out.len() < PIECE_BYTES {
+        let begun = out.len();
+        loop {
+            let fits = |item: &Item| out.len() + item.value.json().len() + BESIDE_BYTES <= PIECE_BYTES;
+            match self.items.as_slice().first() {
+                Some(item) if out.len() > begun && !fits(item) => break,
+                _ => {}
+            }
             let Some(item) = self.items.next() else {
                 out.extend_from_slice(b"]}");
                 self.done = true;

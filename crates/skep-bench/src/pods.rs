@@ -26,11 +26,15 @@ pub struct Group {
     pub pods: usize,
     /// How many of them at a time; 1 is one after another.
     pub concurrency: usize,
+    /// So often each tenant begins one, in milliseconds, the tenants in turn; without it as soon as one of those at a time is made.
+    pub every_ms: Option<u64>,
 }
 
 /// A group is not written as it must be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not NAME=TENANTSxPODS@CONCURRENCY, such as quiet=40x10@1")]
+#[error(
+    "{0:?} is not NAME=TENANTSxPODS@CONCURRENCY, such as quiet=40x10@1, or NAME=TENANTSxPODS@1/MILLISECONDS"
+)]
 pub struct ParseGroupError(String);
 
 impl FromStr for Group {
@@ -40,9 +44,20 @@ impl FromStr for Group {
         let parts = || {
             let (name, rest) = text.split_once('=')?;
             let (tenants, rest) = rest.split_once('x')?;
-            let (pods, concurrency) = rest.split_once('@')?;
+            let (pods, rest) = rest.split_once('@')?;
+            let (concurrency, every) = match rest.split_once('/') {
+                Some((concurrency, every)) => (concurrency, Some(every)),
+                None => (rest, None),
+            };
             let number = |n: &str| n.parse::<usize>().ok().filter(|n| *n > 0);
+            let every_ms = match every {
+                // What comes at set times comes one by one.
+                Some(every) if concurrency == "1" => Some(number(every)? as u64),
+                Some(_) => return None,
+                None => None,
+            };
             Some(Group {
+                every_ms,
                 name: name.to_owned(),
                 tenants: number(tenants)?,
                 pods: number(pods)?,
@@ -188,7 +203,7 @@ async fn run(
     let asked: Arc<std::sync::Mutex<FxHashMap<String, Instant>>> = Arc::default();
     let begun = Instant::now();
     let mut makers = tokio::task::JoinSet::new();
-    for tenant in tenants {
+    for (turn, tenant) in tenants.iter().enumerate() {
         // Each is a client of its own, as tenants are: nobody waits for another's turn on a connection.
         let (client, tenant, asked) = (server.client()?, tenant.clone(), asked.clone());
         let at = Resource::of::<Pod>().at(&tenant).namespace("default");
@@ -201,7 +216,13 @@ async fn run(
             }
             async move { client.create_bytes(&at, body).await.map(drop) }
         };
-        makers.spawn(load(group.pods, group.concurrency, one));
+        match group.every_ms.map(Duration::from_millis) {
+            None => drop(makers.spawn(load(group.pods, group.concurrency, one))),
+            Some(every) => {
+                let first = every.mul_f64(turn as f64 / tenants.len() as f64);
+                drop(makers.spawn(in_time(group.pods, first, every, one)));
+            }
+        }
     }
     let mut created = Latencies::default();
     while let Some(made) = makers.join_next().await {
@@ -233,6 +254,29 @@ async fn run(
     }
     followers.shutdown().await;
     Ok(Ran { created, creating, until, all: last - begun })
+}
+
+/// Does `count` things one by one, each at its time, and returns how long each took. One that takes longer than until the next's time has that
+/// begin late, and not the time of those after it.
+async fn in_time<F>(
+    count: usize,
+    first: Duration,
+    every: Duration,
+    one: impl Fn(usize) -> F,
+) -> Result<(Latencies, Duration), skep_client::Error>
+where
+    F: Future<Output = Result<(), skep_client::Error>>,
+{
+    let begun = Instant::now();
+    let mut times = tokio::time::interval_at(tokio::time::Instant::now() + first, every);
+    let mut latencies = Latencies::default();
+    for index in 0..count {
+        times.tick().await;
+        let asked = Instant::now();
+        one(index).await?;
+        latencies.add(asked.elapsed());
+    }
+    Ok((latencies, begun.elapsed()))
 }
 
 async fn wait_for_nodes(client: &Client, tenants: &[TenantName], options: &Pods) -> Result<(), BenchError> {
@@ -333,8 +377,13 @@ async fn measure(
     wait_for_nodes(client, tenants, options).await?;
     let mut figures = Figures::default();
     if options.fill > 0 {
-        let fill =
-            Group { name: "fill".to_owned(), tenants: tenants.len(), pods: options.fill, concurrency: 2 };
+        let fill = Group {
+            name: "fill".to_owned(),
+            tenants: tenants.len(),
+            pods: options.fill,
+            concurrency: 2,
+            every_ms: None,
+        };
         let ran = run(server, tenants, "fill", &fill, options).await?;
         figures.rate("fill", ran.until.len(), ran.all);
     }
@@ -365,8 +414,24 @@ mod tests {
     #[test]
     fn groups_are_read() {
         let group: Group = "quiet=40x10@1".parse().unwrap();
-        assert_eq!(group, Group { name: "quiet".into(), tenants: 40, pods: 10, concurrency: 1 });
-        for bad in ["", "x", "=1x1@1", "a=0x1@1", "a=1x1", "a=1x1@", "a=-1x1@1", "a=1@1x1"] {
+        assert_eq!(
+            group,
+            Group { name: "quiet".into(), tenants: 40, pods: 10, concurrency: 1, every_ms: None }
+        );
+        assert_eq!("a=2x3@1/500".parse::<Group>().unwrap().every_ms, Some(500));
+        for bad in [
+            "a=1x1@2/500",
+            "a=1x1@1/0",
+            "a=1x1@1/",
+            "",
+            "x",
+            "=1x1@1",
+            "a=0x1@1",
+            "a=1x1",
+            "a=1x1@",
+            "a=-1x1@1",
+            "a=1@1x1",
+        ] {
             let error = bad.parse::<Group>().unwrap_err();
             assert!(error.to_string().contains("quiet=40x10@1"), "{bad}");
         }

@@ -102,7 +102,7 @@ enum Command {
     },
     /// Makes pods in groups of tenants at once, on simulated nodes, and measures until they are bound or run.
     Pods {
-        /// NAME=TENANTSxPODS@CONCURRENCY: so many tenants that make so many pods each, so many at once; may be repeated.
+        /// NAME=TENANTSxPODS@CONCURRENCY: so many tenants that make so many pods each, so many at once; may be repeated. With @1/MILLISECONDS each tenant begins one every so often, the tenants in turn.
         #[arg(long = "group", required = true)]
         groups: Vec<Group>,
         /// Simulated nodes in each tenant; 0 to use those that there are.

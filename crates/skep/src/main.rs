@@ -11,6 +11,7 @@ mod config;
 mod contexts;
 mod control_plane;
 mod controllers;
+mod copies;
 mod demo;
 mod examples;
 mod exit;
@@ -120,6 +121,7 @@ fn main() -> std::process::ExitCode {
     if let Some(code) = shim::if_asked().or_else(host::if_asked) {
         return code;
     }
+    copies::settle();
     // These run on every node and mostly wait, or hold what thousands of tenants have: much smaller things than huge pages.
     const LEAN: [&str; 6] = ["agent", "host", "apiserver", "control-plane", "controllers", "scheduler"];
     if std::env::args_os().nth(1).is_some_and(|role| LEAN.iter().any(|lean| role == *lean)) {
