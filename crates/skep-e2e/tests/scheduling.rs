@@ -192,3 +192,38 @@ async fn pods_spread_and_keep_apart_and_end_by_themselves() {
     until(&kubectl, "job", |p| p["status"]["phase"] == "Succeeded").await;
     assert!(server.complaints().is_empty(), "{:?}", server.complaints());
 }
+
+/// Volumes that nobody makes keep their own pods back, and no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_volumes_waits_alone() {
+    const WAITING: usize = 40;
+    let server = Server::control_plane();
+    let kubectl = tenant(&server, "shop");
+    let _nodes = Nodes::start(&server, &["2", "--tenant", "shop", "--allocatable", "cpu=100"]);
+    let class = "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: slow}\n\
+                 provisioner: example.com/never\nvolumeBindingMode: WaitForFirstConsumer\n---\n";
+    let waiting = |i: usize| {
+        let claim = format!(
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: c{i}}}\nspec:\n  storageClassName: slow\n  \
+             accessModes: [ReadWriteOnce]\n  resources: {{requests: {{storage: 1Gi}}}}\n---\n"
+        );
+        let volumes = format!("  volumes: [{{name: v, persistentVolumeClaim: {{claimName: c{i}}}}}]\n");
+        claim + &pod(&format!("w{i}"), &volumes)
+    };
+    kubectl.pipe(&["create"], &(class.to_owned() + &(0..WAITING).map(waiting).collect::<String>()));
+    eventually(|| async {
+        let claims = items(&kubectl, &["persistentvolumeclaims"]);
+        let asked = |c: &&Value| {
+            let annotations = &c["metadata"]["annotations"];
+            annotations["volume.kubernetes.io/selected-node"].as_str().is_some_and(|n| !n.is_empty())
+        };
+        let asked = claims.iter().filter(asked).count();
+        if asked == WAITING { Ok(()) } else { Err(format!("{asked} of {WAITING} volumes are asked for")) }
+    })
+    .await;
+    kubectl.pipe(&["create"], &pod("free", ""));
+    until(&kubectl, "free", runs).await;
+    let pods = items(&kubectl, &["pods"]);
+    let bound = pods.iter().filter(|p| p["spec"]["nodeName"].is_string()).count();
+    assert_eq!((pods.len(), bound), (WAITING + 1, 1));
+}

@@ -16,7 +16,7 @@ mod view;
 mod worker;
 mod write;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     recorder: Recorder,
     metrics: Arc<Metrics>,
     workers: Mutex<FxHashMap<TenantName, mpsc::UnboundedSender<News>>>,
+    /// Tenants that have pods to bind, or bindings under way.
+    binding_tenants: AtomicUsize,
 }
 
 impl Shared {
@@ -114,6 +116,7 @@ impl Scheduler {
             recorder,
             metrics: Arc::default(),
             workers: Mutex::default(),
+            binding_tenants: AtomicUsize::new(0),
         };
         Scheduler { shared: Arc::new(shared), events }
     }

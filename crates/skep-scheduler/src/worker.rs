@@ -26,9 +26,15 @@ use crate::{SCHEDULER_NAME, Shared};
 const BATCH: usize = 32;
 /// News taken in before a decision is made.
 const NEWS: usize = 4096;
-/// Bindings of one tenant under way: enough to fill the server's groups of writes. More do not make the server faster, and delay
-/// what is decided after, for other tenants too, since all share the scheduler's threads.
+/// Bindings under way, of all tenants that have any: enough to fill the server's groups of writes. More do not make the server faster,
+/// and delay what is decided after, for other tenants too, since all share the scheduler's threads: where the server is in the same
+/// process, each binding is worked on by them.
 const BINDING: usize = 32;
+/// But so many for each tenant, however many there are: one that waits for the disk does not hold up the next.
+const BINDING_LEAST: usize = 2;
+/// Bindings of one tenant that wait for volumes to be made, which may take minutes. Each looks some times a second; beyond so many
+/// the tenant's other pods wait, too.
+const PREPARING: usize = 512;
 /// Conditions of one tenant's pods being written.
 const TELLING: usize = 32;
 /// How often a worker looks at its queue though nothing happened.
@@ -51,6 +57,11 @@ pub(crate) enum News {
     },
 }
 
+/// What each of so many tenants may bind at once.
+fn share_of(tenants: usize) -> usize {
+    (BINDING / tenants.max(1)).max(BINDING_LEAST)
+}
+
 pub(crate) struct Worker {
     tenant: TenantName,
     shared: Arc<Shared>,
@@ -61,7 +72,12 @@ pub(crate) struct Worker {
     queue: Queue,
     /// Pods that were decided and are not seen bound yet: their uids.
     assumed: FxHashMap<Arc<str>, Box<str>>,
+    /// Bindings under way, but for those that have volumes to wait for first.
     binding: usize,
+    /// Those.
+    preparing: usize,
+    /// Whether it is among those that have something to bind.
+    binds: bool,
     telling: Arc<Semaphore>,
     hints: Hints,
     seed: u64,
@@ -84,6 +100,8 @@ impl Worker {
             queue: Queue::default(),
             assumed: FxHashMap::default(),
             binding: 0,
+            preparing: 0,
+            binds: false,
             telling: Arc::new(Semaphore::new(TELLING)),
             hints: Hints::default(),
             seed: rand::random(),
@@ -114,18 +132,19 @@ impl Worker {
             } else {
                 self.queue.wake(std::mem::take(&mut self.hints), now);
             }
+            let most = self.share();
             for _ in 0..BATCH {
-                if self.binding >= BINDING || !self.decide() {
+                if self.is_full(most) || !self.decide() {
                     break;
                 }
             }
             self.report();
-            if self.queue.has_active() && self.binding < BINDING {
+            if self.queue.has_active() && !self.is_full(most) {
                 tokio::task::yield_now().await;
                 continue;
             }
             let nothing = self.queue.is_empty()
-                && self.binding == 0
+                && self.binding + self.preparing == 0
                 && self.cluster.pod_count() == 0
                 && self.cluster.node_count() == 0;
             if !nothing {
@@ -142,6 +161,25 @@ impl Worker {
                 Err(_) => self.queue.wake(Hints::default(), Instant::now()),
             }
         }
+    }
+
+    /// How many bindings this tenant may have under way. Others come and go, so it is asked for again and again.
+    fn share(&mut self) -> usize {
+        let binds = self.binding > 0 || self.queue.has_active();
+        if binds != self.binds {
+            self.binds = binds;
+            let tenants = &self.shared.binding_tenants;
+            let _ = if binds {
+                tenants.fetch_add(1, Ordering::Relaxed)
+            } else {
+                tenants.fetch_sub(1, Ordering::Relaxed)
+            };
+        }
+        share_of(self.shared.binding_tenants.load(Ordering::Relaxed))
+    }
+
+    fn is_full(&self, most: usize) -> bool {
+        self.binding >= most || self.preparing >= PREPARING
     }
 
     /// Adds what has changed in the queue's depths to the figures of all tenants.
@@ -289,7 +327,7 @@ impl Worker {
     }
 
     fn bind(&mut self, key: Arc<str>, pod: &Waiting, node: String, volumes: Vec<VolumeStep>) {
-        self.binding += 1;
+        *(if volumes.is_empty() { &mut self.binding } else { &mut self.preparing }) += 1;
         let (shared, tenant, back) = (self.shared.clone(), self.tenant.clone(), self.back.clone());
         let (uid, since, about) = (pod.uid.clone(), pod.since, self.about(&key, &pod.uid));
         tokio::spawn(async move {
@@ -307,7 +345,7 @@ impl Worker {
     }
 
     fn bound(&mut self, key: &str, uid: &str, volumes: bool, result: Result<(), Error>) {
-        self.binding -= 1;
+        *(if volumes { &mut self.preparing } else { &mut self.binding }) -= 1;
         let is_assumed = self.assumed.get(key).is_some_and(|assumed| **assumed == *uid);
         match result {
             Ok(()) => {
@@ -387,5 +425,25 @@ impl Worker {
                 }
             });
         }
+    }
+}
+
+impl Drop for Worker {
+    /// The scheduler may end in the midst of it.
+    fn drop(&mut self) {
+        if self.binds {
+            self.shared.binding_tenants.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bindings_are_shared_by_those_who_have_any() {
+        assert_eq!((share_of(0), share_of(1), share_of(2)), (BINDING, BINDING, BINDING / 2));
+        assert_eq!((share_of(BINDING), share_of(10_000)), (BINDING_LEAST, BINDING_LEAST));
     }
 }
