@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
-use skep_base::{Revision, TenantName};
+use skep_base::{Revision, SharedStr, TenantName};
 
 use crate::error::Error;
 
@@ -28,7 +28,9 @@ impl ObjectKey {
     /// `namespace` is empty for cluster-scoped objects.
     #[must_use]
     pub fn new(tenant: &TenantName, namespace: &str, name: &str) -> ObjectKey {
-        ObjectKey { tenant: tenant.clone(), namespace: namespace.into(), name: name.into() }
+        // Of a tenant's thousands of objects most are in few namespaces.
+        let namespace = SharedStr::new(namespace).into();
+        ObjectKey { tenant: tenant.clone(), namespace, name: name.into() }
     }
 }
 

@@ -83,11 +83,11 @@ pub struct More {
     pub index_failures: Option<i32>,
     /// Job: failures of this index before it that were ignored.
     pub index_ignored_failures: Option<i32>,
-    /// Job: types of its conditions, with their status.
+    /// Job: types of its conditions, with their status, of a pod that has failed or is being deleted.
     pub conditions: Vec<(SharedStr, SharedStr)>,
     /// Job: containers that ended badly, init containers last.
     pub failed: Vec<Failed>,
-    /// Job: when it came to its end, by the best that is known.
+    /// Job: when it came to its end, by the best that is known; nothing where nothing but its creation is.
     pub finished: Option<Time>,
     /// Job: restarts of all containers together.
     pub all_restarts: i32,
@@ -292,17 +292,16 @@ impl Pod {
             more.index = number(&annotations.index).filter(|i| *i >= 0);
             more.index_failures = number(&annotations.index_failures);
             more.index_ignored_failures = number(&annotations.index_ignored_failures);
-            more.conditions = status
-                .conditions
-                .iter()
-                .map(|c| (SharedStr::new(&c.kind), SharedStr::new(&c.status)))
-                .collect();
+            // Asked for of pods that have failed, among which may be those on their way out.
+            if *status.phase == *"Failed" || meta.deletion_timestamp.is_some() {
+                let pair = |c: &raw::Condition<'_>| (SharedStr::new(&c.kind), SharedStr::new(&c.status));
+                more.conditions = status.conditions.iter().map(pair).collect();
+            }
             more.finished = finished(containers, init_containers, is_sidecar)
                 .or(ready_changed.filter(|_| ready.is_some_and(|c| &*c.status == "False")))
                 .or(meta
                     .deletion_timestamp
-                    .map(|t| t.plus_seconds(-meta.deletion_grace_period_seconds.unwrap_or(0))))
-                .or(meta.creation_timestamp);
+                    .map(|t| t.plus_seconds(-meta.deletion_grace_period_seconds.unwrap_or(0))));
             more.all_restarts = containers.iter().chain(init_containers).map(|c| c.restart_count).sum();
             more.failed = containers.iter().chain(init_containers).filter_map(failed).collect();
         }

@@ -6,7 +6,7 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashMap};
+use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use parking_lot::RwLock;
@@ -126,7 +126,7 @@ type ObjectId = (ObjectKind, Arc<str>);
 #[derive(Debug, PartialEq, Eq)]
 struct PodNode {
     node: Arc<str>,
-    objects: Box<[ObjectId]>,
+    objects: Arc<[ObjectId]>,
 }
 
 #[derive(Debug)]
@@ -143,6 +143,8 @@ struct Graph {
     pods: HashMap<Arc<str>, PodNode>,
     /// By kind and path: what pods refer to.
     objects: HashMap<ObjectId, Uses>,
+    /// What pods refer to, all of it: those of one template, or of one service account, refer to the same.
+    lists: HashSet<Arc<[ObjectId]>>,
     /// By name.
     volumes: HashMap<Box<str>, VolumeNode>,
     /// Names of the volumes that need a secret, by its path.
@@ -171,7 +173,7 @@ impl Graph {
         }
         if let Some(old) = self.pods.remove(&key) {
             if let Some(node) = self.nodes.get(&old.node) {
-                for object in &old.objects {
+                for object in &*old.objects {
                     if let Some(uses) = self.objects.get_mut(object) {
                         uses.remove(node);
                         if uses.0.is_empty() {
@@ -181,20 +183,37 @@ impl Graph {
                 }
             }
             self.nodes.release(&old.node);
+            // The set's and this one.
+            if Arc::strong_count(&old.objects) == 2 {
+                self.lists.remove(&old.objects);
+            }
         }
         if let Some(mut new) = new {
             let (node, shared) = self.nodes.acquire(new.node);
             new.node = shared;
-            for object in &mut new.objects {
-                if let Some((shared, uses)) = self.objects.get_key_value_mut(object) {
-                    uses.add(node);
-                    object.1 = shared.1.clone();
-                } else {
-                    self.objects.entry(object.clone()).or_default().add(node);
+            new.objects = self.shared(new.objects);
+            for object in &*new.objects {
+                match self.objects.get_mut(object) {
+                    Some(uses) => uses.add(node),
+                    None => self.objects.entry(object.clone()).or_default().add(node),
                 }
             }
             self.pods.insert(key, new);
         }
+    }
+
+    /// The one list that is equal to this.
+    fn shared(&mut self, list: Arc<[ObjectId]>) -> Arc<[ObjectId]> {
+        if let Some(known) = self.lists.get(&list) {
+            return known.clone();
+        }
+        let one = |object: &ObjectId| match self.objects.get_key_value(object) {
+            Some((known, _)) => known.clone(),
+            None => object.clone(),
+        };
+        let list: Arc<[ObjectId]> = list.iter().map(one).collect();
+        self.lists.insert(list.clone());
+        list
     }
 
     fn set_volume(&mut self, name: &str, volume: Option<&PersistentVolume>) {
@@ -380,5 +399,40 @@ impl NodeGraph {
         shard.get(tenant).map_or([0; 5], |g| {
             [g.pods.len(), g.objects.len(), g.nodes.ids.len(), g.volumes.len(), g.owned.len()]
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(account: &str, secret: &str) -> Pod {
+        serde_json::from_value(
+            json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "serviceAccountName": account,
+            "containers": [{"name": "c", "envFrom": [{"secretRef": {"name": secret}}]}]}}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn equal_lists_are_held_once_and_as_long_as_they_are_used() {
+        let mut graph = Graph::default();
+        for name in ["a", "b"] {
+            graph.set_pod("x", name, Some(&pod("default", "s")));
+        }
+        graph.set_pod("x", "c", Some(&pod("default", "t")));
+        let (n, used) = (graph.nodes.get("n").unwrap(), |g: &Graph, secret: &str| {
+            g.objects.get(&(ObjectKind::Secret, path("x", secret))).map(|u| u.0.to_vec())
+        });
+        assert_eq!((graph.lists.len(), used(&graph, "s")), (2, Some(vec![(n, 2)])));
+        graph.set_pod("x", "a", None);
+        graph.set_pod("x", "b", Some(&pod("default", "t")));
+        assert_eq!((graph.lists.len(), used(&graph, "s"), used(&graph, "t")), (1, None, Some(vec![(n, 2)])));
+        for name in ["b", "c"] {
+            graph.set_pod("x", name, None);
+        }
+        assert!(graph.lists.is_empty() && graph.objects.is_empty() && graph.is_empty());
     }
 }

@@ -95,7 +95,7 @@ impl Loop {
         if let Some(status) = &plan.status {
             let settled = status.number_ready == status.desired_number_scheduled
                 || status.observed_generation != set.status.observed_generation;
-            match self.pace.may_write(&object.uid, settled) {
+            match self.pace.may_write(&object.uid, status.desired_number_scheduled, settled) {
                 Ok(()) => self.write_status(&object, status).await?,
                 Err(wait) => again = Some(again.map_or(wait, |known| known.min(wait))),
             }

@@ -140,7 +140,7 @@ impl Loop {
                 || s.observed_generation != d.status.observed_generation
                 || s.conditions.len() != d.status.conditions.len()
                 || (s.replicas == d.replicas && s.available_replicas == d.replicas);
-            match self.pace.may_write(&object.uid, settled) {
+            match self.pace.may_write(&object.uid, d.replicas, settled) {
                 Ok(()) => self.write_status(&object, &change).await?,
                 Err(wait) => again = Some(again.map_or(wait, |known| known.min(wait))),
             }

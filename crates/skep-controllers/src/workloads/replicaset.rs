@@ -97,7 +97,7 @@ impl<V: Replicated> Loop<V> {
         if let Some(status) = status {
             let conditions_changed = status.conditions != set.status.conditions;
             let settled = status.ready_replicas == set.replicas && status.replicas == set.replicas;
-            match self.pace.may_write(&object.uid, settled || conditions_changed) {
+            match self.pace.may_write(&object.uid, set.replicas, settled || conditions_changed) {
                 Ok(()) => {
                     let at = V::RESOURCE.at(&key.tenant).namespace(&key.namespace).name(&key.name);
                     let patch = status_patch(&set.meta.uid, status.patch());

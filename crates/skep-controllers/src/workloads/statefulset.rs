@@ -84,7 +84,7 @@ impl Loop {
             let settled = status.ready_replicas == set.replicas
                 || status.observed_generation != set.status.observed_generation
                 || status.update_revision != set.status.update_revision;
-            match self.pace.may_write(&object.uid, settled) {
+            match self.pace.may_write(&object.uid, set.replicas, settled) {
                 Ok(()) => self.write_status(&object, status).await?,
                 Err(wait) => again = Some(again.map_or(wait, |known| known.min(wait))),
             }

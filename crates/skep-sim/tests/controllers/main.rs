@@ -1,6 +1,6 @@
 //! The controllers against a real API server, with everything that may go wrong between them, a different world for each
 //! seed: answers that are lost, requests that are refused, events that come late, twice or not at all, controllers that are
-//! cut off at any point and start anew.
+//! cut off at any point and start anew, of which there are two because one does not know yet that it no longer leads.
 //!
 //! The seed decides what users do, how pods fare and what goes wrong; in which order tasks of the same moment run is the
 //! machine's business, so a seed repeats a world nearly, not exactly. `SKEP_SIM_SEED=n` runs one, `SKEP_SIM_WORLDS=n` runs more.
@@ -59,14 +59,8 @@ fn each_seed<F: Future<Output = ()>>(run: impl Fn(u64) -> F) {
 }
 
 pub(crate) async fn add_node(world: &World, name: &str, index: usize) {
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let disk = if index.is_multiple_of(2) { "ssd" } else { "hdd" };
+    let node = users::new_node(name, index);
     for owner in TENANTS {
-        let node = json!({"apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "disk": disk}},
-            "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
-                "lastHeartbeatTime": now, "lastTransitionTime": now}],
-                "allocatable": {"cpu": "32", "memory": "64Gi", "pods": "110"}}});
         let owner = tenant(owner);
         world.create(&owner, &NODES, &node).await.unwrap();
         let (admin, name) = (world.admin.clone(), name.to_owned());
@@ -162,7 +156,7 @@ fn whatever_happens_it_comes_to_what_the_objects_say() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut world = World::start(seed).await;
         let mut history = world.history();
-        for n in 0..4 {
+        for n in 0..users::NODE_COUNT {
             add_node(&world, &format!("n{n}"), n).await;
         }
         world.restart().await;
@@ -180,12 +174,23 @@ fn whatever_happens_it_comes_to_what_the_objects_say() {
                 }
                 never(seed, &mut history);
             }
-            if rng.random_bool(0.04) {
-                world.restart().await;
+            match rng.random_range(0..100) {
+                0..4 => world.restart().await,
+                // Until the next restart two lead.
+                4..7 => world.rival(),
+                _ => {}
             }
         }
         world.faults.set(false);
+        if rng.random_bool(0.5) {
+            world.restart().await;
+        }
         users.calm(&world, &history).await;
+        rest(seed, &world, &mut history, &mut rng).await;
+        // A minute may be over at any time, and then there is something to do.
+        for owner in TENANTS {
+            users.suspend(&world, &history, &tenant(owner), true).await;
+        }
         rest(seed, &world, &mut history, &mut rng).await;
         idle_restart(seed, &mut world, &mut history).await;
         world.stop().await;

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde_json::Value;
 use skep_base::TenantName;
 
 use crate::world::{
-    BUDGETS, CLAIMS, DAEMON_SETS, DEPLOYMENTS, History, JOBS, NODES, PODS, REPLICA_SETS, SERVICES, SLICES,
-    STATEFUL_SETS, controller, count, is_active, is_available, is_deleting, is_over, is_ready, owners, uid,
+    BUDGETS, CLAIMS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, History, JOBS, NODES, PODS, REPLICA_SETS, SERVICES,
+    SLICES, STATEFUL_SETS, controller, count, is_active, is_available, is_deleting, is_over, is_ready,
+    owners, uid,
 };
 
 /// What is not yet as it must be.
@@ -20,6 +22,8 @@ pub(crate) fn wrong(history: &History, tenant: &TenantName) -> Vec<String> {
     look.stateful_sets(&mut wrong);
     look.daemon_sets(&mut wrong);
     look.jobs(&mut wrong);
+    look.cron_jobs(&mut wrong);
+    look.nodes(&mut wrong);
     look.services(&mut wrong);
     look.budgets(&mut wrong);
     wrong
@@ -267,6 +271,57 @@ impl Look<'_> {
             }
             if is("Complete") && count(status, "/succeeded") != count(job, "/spec/completions") {
                 wrong.push(format!("job {name} is complete without enough successes: {status}"));
+            }
+        }
+    }
+
+    fn cron_jobs(&self, wrong: &mut Vec<String>) {
+        for cron in self.all(&CRON_JOBS) {
+            let name = cron["metadata"]["name"].as_str().unwrap();
+            let (status, time) = (&cron["status"], |t: &Value| t.as_str().and_then(|t| t.parse().ok()));
+            let last: Option<Timestamp> = time(&status["lastScheduleTime"]);
+            let made: Timestamp = time(&cron["metadata"]["creationTimestamp"]).unwrap();
+            // Every minute, and what is missed is made up for once.
+            let minute = Timestamp::now().as_second() / 60 * 60;
+            let due = last.unwrap_or(made).as_second() < minute;
+            if due && cron["spec"]["suspend"] != true {
+                wrong.push(format!("cron job {name} has not done what was due: {status}"));
+            }
+            let jobs: Vec<&Value> =
+                self.all(&JOBS).into_iter().filter(|j| controller(j) == Some(uid(cron))).collect();
+            let of = |kind: &str| {
+                let is = |job: &Value| {
+                    let conditions = job["status"]["conditions"].as_array();
+                    conditions
+                        .is_some_and(|all| all.iter().any(|c| c["type"] == kind && c["status"] == "True"))
+                };
+                jobs.iter().filter(|j| is(j)).count() as i64
+            };
+            for (kind, limit) in
+                [("Complete", "successfulJobsHistoryLimit"), ("Failed", "failedJobsHistoryLimit")]
+            {
+                let limit = count(cron, &format!("/spec/{limit}"));
+                if of(kind) > limit {
+                    wrong.push(format!(
+                        "cron job {name} keeps {} jobs that are {kind}, more than {limit}",
+                        of(kind)
+                    ));
+                }
+            }
+            if status["active"].as_array().is_some_and(|all| !all.is_empty()) {
+                wrong.push(format!("cron job {name} has active jobs, and all have ended: {status}"));
+            }
+        }
+    }
+
+    /// What is well is no longer said to be unwell.
+    fn nodes(&self, wrong: &mut Vec<String>) {
+        for node in self.all(&NODES) {
+            if node["spec"]["taints"].as_array().is_some_and(|t| !t.is_empty()) {
+                wrong.push(format!(
+                    "node {} has taints: {}",
+                    node["metadata"]["name"], node["spec"]["taints"]
+                ));
             }
         }
     }

@@ -8,8 +8,8 @@ use skep_base::TenantName;
 use skep_client::{DeleteParams, Error, ErrorKind, Propagation, Resource};
 
 use crate::world::{
-    BUDGETS, DAEMON_SETS, DEPLOYMENTS, History, JOBS, NODES, PODS, REPLICA_SETS, SERVICES, STATEFUL_SETS,
-    TENANTS, World, is_deleting, name, tenant, uid,
+    BUDGETS, CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, History, JOBS, NODES, PODS, REPLICA_SETS, SERVICES,
+    STATEFUL_SETS, TENANTS, World, is_deleting, name, tenant, uid,
 };
 
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub(crate) struct Users {
     version: u64,
 }
 
-const OWNERS: [Resource; 5] = [DEPLOYMENTS, REPLICA_SETS, STATEFUL_SETS, DAEMON_SETS, JOBS];
+const OWNERS: [Resource; 6] = [DEPLOYMENTS, REPLICA_SETS, STATEFUL_SETS, DAEMON_SETS, JOBS, CRON_JOBS];
 
 /// Fails for what no user should meet: the object of a users' request may be gone, there already, or newer.
 fn allow(result: Result<Value, Error>) {
@@ -34,9 +34,40 @@ fn one_of(rng: &mut StdRng, from: &[&'static str]) -> &'static str {
     from[rng.random_range(0..from.len())]
 }
 
+/// Nodes of each tenant: `n0` and so on.
+pub(crate) const NODE_COUNT: usize = 4;
+
+pub(crate) fn new_node(name: &str, index: usize) -> Value {
+    let disk = if index.is_multiple_of(2) { "ssd" } else { "hdd" };
+    json!({"apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "disk": disk}},
+        "status": {"conditions": [ready(true)],
+            "allocatable": {"cpu": "32", "memory": "64Gi", "pods": "110"}}})
+}
+
+fn ready(ready: bool) -> Value {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let (status, reason) = if ready { ("True", "KubeletReady") } else { ("False", "KubeletNotReady") };
+    json!({"type": "Ready", "status": status, "reason": reason, "message": "", "lastHeartbeatTime": now,
+        "lastTransitionTime": now})
+}
+
+/// A node says whether it is ready.
+async fn say_ready(world: &World, tenant: &TenantName, node: &str, is_ready: bool) {
+    let at = world.at(tenant, &NODES).name(node).subresource("status");
+    let patch = skep_client::Patch::Strategic(json!({"status": {"conditions": [ready(is_ready)]}}));
+    allow(world.admin.patch(&at, &patch).await);
+}
+
 pub(crate) fn template(app: &str, version: u64, restart: &str) -> Value {
+    // Every other version leaves nodes that are not well at once, the others in five minutes, which no world lasts.
+    let tolerations = if version.is_multiple_of(2) {
+        json!([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}])
+    } else {
+        json!([])
+    };
     json!({"metadata": {"labels": {"app": app}, "annotations": {"v": version.to_string()}},
-        "spec": {"restartPolicy": restart, "terminationGracePeriodSeconds": 1,
+        "spec": {"restartPolicy": restart, "terminationGracePeriodSeconds": 1, "tolerations": tolerations,
             "containers": [{"name": "c", "image": "i"}]}})
 }
 
@@ -58,7 +89,7 @@ impl Users {
                 allow(world.create(tenant, &kind, &object).await);
             }
             (6..=8, Some(object)) => self.scale(world, rng, tenant, &kind, object).await,
-            (9..=11, Some(object)) if kind != JOBS && kind != REPLICA_SETS => {
+            (9..=11, Some(object)) if kind != JOBS && kind != CRON_JOBS && kind != REPLICA_SETS => {
                 let v = self.version.to_string();
                 let patch = json!({"spec": {"template": {"metadata": {"annotations": {"v": v}}}}});
                 allow(world.patch(tenant, &kind, name(object), patch).await);
@@ -167,6 +198,19 @@ impl Users {
                     "updateStrategy": strategy, "revisionHistoryLimit": 1, "template": template}),
                 )
             }
+            "cronjobs" => {
+                let app = format!("c{n}");
+                let policy = one_of(rng, &["Never", "OnFailure"]);
+                let job = json!({"completions": 1, "backoffLimit": 0, "template": template(&app, v, policy)});
+                object(
+                    "CronJob",
+                    "batch/v1",
+                    &app,
+                    json!({"schedule": "* * * * *", "jobTemplate": {"spec": job},
+                    "concurrencyPolicy": one_of(rng, &["Allow", "Forbid", "Replace"]),
+                    "successfulJobsHistoryLimit": rng.random_range(0..3), "failedJobsHistoryLimit": rng.random_range(0..2)}),
+                )
+            }
             _ => {
                 let app = format!("j{v}");
                 let policy = one_of(rng, &["Never", "OnFailure"]);
@@ -193,6 +237,15 @@ impl Users {
     ) {
         let patch = match &*kind.plural {
             "daemonsets" => return,
+            "cronjobs" if rng.random_bool(0.3) => json!({"spec": {"suspend": rng.random_bool(0.5)}}),
+            "cronjobs" => {
+                // Minutes are long: the last time was a while ago, and something has been missed since.
+                let ago = jiff::SignedDuration::from_secs(rng.random_range(61..600));
+                let last = (jiff::Timestamp::now() - ago).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                let at = world.at(tenant, kind).name(name(object)).subresource("status");
+                let patch = skep_client::Patch::Merge(json!({"status": {"lastScheduleTime": last}}));
+                return allow(world.admin.patch(&at, &patch).await);
+            }
             "jobs" if rng.random_bool(0.3) => json!({"spec": {"suspend": rng.random_bool(0.5)}}),
             "jobs" => json!({"spec": {"parallelism": rng.random_range(0..4)}}),
             _ => json!({"spec": {"replicas": rng.random_range(0..6)}}),
@@ -236,7 +289,10 @@ impl Users {
     async fn node(&self, world: &World, history: &History, rng: &mut StdRng, tenant: &TenantName) {
         let nodes: Vec<&Value> = history.all(tenant, &NODES).map(|(_, n)| n).collect();
         let Some(node) = nodes.choose(rng) else { return };
-        let patch = match rng.random_range(0..3) {
+        let patch = match rng.random_range(0..6) {
+            // Gone with all that ran on it, for a while.
+            3 => return world.remove(tenant, &NODES, name(node), &DeleteParams::default()).await,
+            4 | 5 => return say_ready(world, tenant, name(node), rng.random_bool(0.4)).await,
             0 => json!({"metadata": {"labels": {"disk": one_of(rng, &["ssd", "hdd"])}}}),
             1 => json!({"spec": {"taints": [{"key": "sim", "effect": "NoSchedule"}]}}),
             _ => json!({"spec": {"taints": null}}),
@@ -256,13 +312,35 @@ impl Users {
                     world.patch(&owner, &DEPLOYMENTS, &deployment, json!({"spec": {"paused": false}})).await,
                 );
             }
-            for node in names(&NODES) {
-                allow(world.patch(&owner, &NODES, &node, json!({"spec": {"taints": null}})).await);
+            for index in 0..NODE_COUNT {
+                let node = format!("n{index}");
+                if history.get(&owner, &NODES, &node).is_none() {
+                    allow(world.create(&owner, &NODES, &new_node(&node, index)).await);
+                }
+                say_ready(world, &owner, &node, true).await;
+                // Those that controllers have put there are theirs to take away.
+                let found: Value = world.admin.read(&world.at(&owner, &NODES).name(&node)).await.unwrap();
+                let taints: Vec<&Value> = found["spec"]["taints"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter(|t| t["key"] != "sim")
+                    .collect();
+                allow(world.patch(&owner, &NODES, &node, json!({"spec": {"taints": taints}})).await);
             }
             for job in names(&JOBS) {
                 let patch = json!({"spec": {"suspend": false, "parallelism": 3}});
                 allow(world.patch(&owner, &JOBS, &job, patch).await);
             }
+            self.suspend(world, history, &owner, false).await;
+        }
+    }
+
+    /// Stops CronJobs, or lets them go on.
+    pub(crate) async fn suspend(&self, world: &World, history: &History, owner: &TenantName, suspend: bool) {
+        let names: Vec<String> = history.all(owner, &CRON_JOBS).map(|(name, _)| name.to_owned()).collect();
+        for cron in names {
+            allow(world.patch(owner, &CRON_JOBS, &cron, json!({"spec": {"suspend": suspend}})).await);
         }
     }
 }

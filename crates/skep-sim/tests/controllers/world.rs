@@ -30,13 +30,14 @@ pub(crate) const STATEFUL_SETS: Resource = Resource::new("apps", "v1", "stateful
 pub(crate) const DAEMON_SETS: Resource = Resource::new("apps", "v1", "daemonsets");
 pub(crate) const REVISIONS: Resource = Resource::new("apps", "v1", "controllerrevisions");
 pub(crate) const JOBS: Resource = Resource::new("batch", "v1", "jobs");
+pub(crate) const CRON_JOBS: Resource = Resource::new("batch", "v1", "cronjobs");
 pub(crate) const BUDGETS: Resource = Resource::new("policy", "v1", "poddisruptionbudgets");
 pub(crate) const SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices");
 
 pub(crate) const AUTOSCALERS: Resource = Resource::new("autoscaling", "v2", "horizontalpodautoscalers");
 pub(crate) const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases");
 
-const FOLLOWED: [Resource; 13] = [
+const FOLLOWED: [Resource; 14] = [
     AUTOSCALERS,
     PODS,
     NODES,
@@ -48,6 +49,7 @@ const FOLLOWED: [Resource; 13] = [
     DAEMON_SETS,
     REVISIONS,
     JOBS,
+    CRON_JOBS,
     BUDGETS,
     SLICES,
 ];
@@ -74,7 +76,8 @@ pub(crate) struct World {
     app: Arc<App>,
     pub(crate) admin: Client,
     pub(crate) faults: Arc<Faults>,
-    manager: Option<(tokio::task::JoinHandle<()>, skep_controllers::Figures)>,
+    /// One, and sometimes more: who has lost the lead may not know it yet.
+    managers: Vec<(tokio::task::JoinHandle<()>, skep_controllers::Figures)>,
 }
 
 impl World {
@@ -96,15 +99,24 @@ impl World {
             let at = Resource::new("tenancy.skep.io", "v1", "tenants").at(&TenantName::system());
             admin.create::<Value>(&at, &object).await.unwrap();
         }
-        World { store, app, admin, faults: Faults::new(seed), manager: None }
+        World { store, app, admin, faults: Faults::new(seed), managers: Vec::new() }
     }
 
     /// Starts the controllers anew; those that are at work are cut off wherever they are.
     pub(crate) async fn restart(&mut self) {
-        if let Some((task, _)) = self.manager.take() {
+        self.cut_off().await;
+        self.rival();
+    }
+
+    async fn cut_off(&mut self) {
+        for (task, _) in self.managers.drain(..) {
             task.abort();
             let _ = task.await;
         }
+    }
+
+    /// Starts controllers beside those that are at work.
+    pub(crate) fn rival(&mut self) {
         let identity = Identity {
             tenant: TenantName::system(),
             tenant_uid: None,
@@ -120,23 +132,20 @@ impl World {
         let client = Client::over(Arc::new(transport), TenantName::system());
         let manager = Manager::new(client, skep_controllers::all);
         let figures = manager.figures();
-        self.manager = Some((tokio::spawn(manager.run(std::future::pending())), figures));
+        self.managers.push((tokio::spawn(manager.run(std::future::pending())), figures));
     }
 
     /// Whether the controllers have read everything.
     pub(crate) fn is_ready(&self) -> bool {
-        self.manager.as_ref().is_some_and(|(_, figures)| figures.ready())
+        !self.managers.is_empty() && self.managers.iter().all(|(_, figures)| figures.ready())
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        self.manager.as_ref().is_some_and(|(task, _)| !task.is_finished())
+        !self.managers.is_empty() && self.managers.iter().all(|(task, _)| !task.is_finished())
     }
 
     pub(crate) async fn stop(mut self) {
-        if let Some((task, _)) = self.manager.take() {
-            task.abort();
-            let _ = task.await;
-        }
+        self.cut_off().await;
         self.app.shutdown.send_replace(true);
         self.store.close();
     }
