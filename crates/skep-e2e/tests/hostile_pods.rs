@@ -143,9 +143,13 @@ fn answers_again(cloud: &Cloud, crook: &Tenant) {
 }
 
 fn fork_bomb(crook: &Tenant) {
-    crook.apply(&pod("bomb", json!({"containers": [sh("f() { f | f & }; f; sleep 100000")]})));
+    let mut bomb = sh("f() { f | f & }; f; sleep 100000");
+    // The machine may be said to be short of memory still, which keeps those away who ask for nothing.
+    bomb["resources"] = json!({"requests": {"cpu": "10m"}});
+    crook.apply(&pod("bomb", json!({"tolerations": [{"operator": "Exists"}], "containers": [bomb]})));
     crook.phase("bomb", "Running");
-    let node = crook.run(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let node = field(crook, "neighbour", "{.spec.nodeName}");
+    assert_eq!(field(crook, "bomb", "{.spec.nodeName}"), node, "it is in the machine of others");
     let threads = || {
         let (_, said) =
             crook.try_run(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")]);

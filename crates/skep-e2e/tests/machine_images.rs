@@ -282,7 +282,10 @@ fn what_layers_say_is_so_inside_however_they_come() {
     }
     let (lower, upper) = (lower.end(), upper());
     registry.add("team/layers", &[&base, &lower, &upper]);
-    mirror.add("team/app", &[&base]);
+    // A layer of its own: what is here already is not asked for.
+    let _ = busybox(work.path(), "x:2", "mirrored");
+    let mirrored = fs::read(work.path().join("layer.tar")).unwrap();
+    mirror.add("team/app", &[&mirrored]);
     let mut long = Tar::default();
     long.file("long", &vec![7; 4 << 20]);
     registry.add("slow/app", &[&long.end()]);
@@ -334,7 +337,7 @@ fn what_layers_say_is_so_inside_however_they_come() {
         assert_eq!(registry.downloads("team/layers", layer), [None, Some(layer.len() / 2)]);
     }
     assert_eq!(registry.downloads("team/layers", &lower), [None]);
-    assert_eq!(mirror.downloads("team/app", &base), [None, Some(base.len() / 2)]);
+    assert_eq!(mirror.downloads("team/app", &mirrored), [None, Some(mirrored.len() / 2)]);
     // People see how it went.
     wait_for("the event of the pull", || {
         let about = "--field-selector=involvedObject.name=layers,reason=Pulled";
