@@ -3,7 +3,7 @@
 //! *Huge pages.* The allocator asks for them, and a few kilobytes in use then take 2 MiB each: for every thread, and for every size of
 //! object. A control plane that holds hundreds of megabytes of small objects is no better off with them: it was a fifth larger, and not faster.
 //! *Code.* The kernel maps what is executed once and 16 pages around it, and never takes it back while memory is plenty. It is in the page cache anyway; a
-//! process that lets go of it maps again what it needs, without reading.
+//! process that lets go of it maps again what it needs, without reading; by single pages, where that can be had.
 //! *An allocator for one thread.* The one that a control plane needs keeps pages of its own for each thread and each size, and gives back only whole ones: of
 //! what a burst took, much stays. [`Allocator`] is the C library's for processes that mostly wait: it packs closely, and gives back every free page.
 
@@ -46,13 +46,15 @@ pub(crate) fn huge_pages_again() {
     disable_huge_pages(false);
 }
 
-/// Lets go of code and constants that are mapped from files, this program's and its libraries'.
-pub fn let_go_of_code() {
+/// Calls `each` with the start and the length of whatever is mapped of this program's and its libraries' files and not to be written to.
+fn each_constant_range(mut each: &mut dyn FnMut(u64, u64)) {
     unsafe extern "C" fn one(
         info: *mut libc::dl_phdr_info,
         _: libc::size_t,
-        _: *mut libc::c_void,
+        each: *mut libc::c_void,
     ) -> libc::c_int {
+        // SAFETY: it is what is handed to `dl_iterate_phdr` below, and nobody else's meanwhile.
+        let each = unsafe { &mut *each.cast::<&mut dyn FnMut(u64, u64)>() };
         // SAFETY: the linker hands out a valid description of a loaded object, whose headers stay where they are.
         let (base, headers) = unsafe {
             let info = &*info;
@@ -68,15 +70,92 @@ pub fn let_go_of_code() {
             }
             let page = PAGE_BYTES - 1;
             let start = (base + h.p_vaddr) & !page;
-            let length = (base + h.p_vaddr + h.p_memsz - start) & !page;
-            // SAFETY: the range is a mapping of a file that nobody writes to and that is private: its pages are those of the file, and are read from
-            // there again when they are touched next.
-            unsafe { libc::madvise(start as *mut libc::c_void, length as usize, libc::MADV_DONTNEED) };
+            each(start, (base + h.p_vaddr + h.p_memsz - start) & !page);
         }
         0
     }
     // SAFETY: the callback keeps nothing of what it is given.
-    unsafe { libc::dl_iterate_phdr(Some(one), std::ptr::null_mut()) };
+    unsafe { libc::dl_iterate_phdr(Some(one), (&raw mut each).cast()) };
+}
+
+/// Lets go of code and constants that are mapped from files, this program's and its libraries'.
+pub fn let_go_of_code() {
+    each_constant_range(&mut |start, length| {
+        // SAFETY: the range is a mapping of a file that nobody writes to and that is private: its pages are those of the file, and are read from
+        // there again when they are touched next.
+        unsafe { libc::madvise(start as *mut libc::c_void, length as usize, libc::MADV_DONTNEED) };
+    });
+}
+
+/// Has code and constants mapped by pages from now on, where the kernel would map 16 of them (newer ones: all that it keeps together, up to 2 MiB) for each that is
+/// touched. A process that lets go of its code now and then so has a few megabytes of it mapped, and not some tens. To be called once.
+///
+/// A range with "asynchronous write protection" (userfaultfd, since Linux 6.7) is one whose pages the kernel must account for singly, and the process hears nothing
+/// of. Nothing is written here, so nothing else changes. Where it is not to be had (older kernels, inside of machines) everything stays as it was.
+pub fn map_code_by_pages() {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    by_pages::begin();
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod by_pages {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::sync::OnceLock;
+
+    use super::each_constant_range;
+
+    // Of linux/userfaultfd.h; the libc crate has none of it.
+    const USER_MODE_ONLY: libc::c_int = 1;
+    const API_VERSION: u64 = 0xaa;
+    const WP_ASYNC: u64 = 1 << 15;
+    const REGISTER_WP: u64 = 1 << 1;
+    const API: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
+    const REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
+
+    #[repr(C)]
+    struct Api {
+        api: u64,
+        features: u64,
+        ioctls: u64,
+    }
+
+    #[repr(C)]
+    struct Register {
+        start: u64,
+        length: u64,
+        mode: u64,
+        ioctls: u64,
+    }
+
+    /// It holds as long as this is open.
+    static OPEN: OnceLock<Option<OwnedFd>> = OnceLock::new();
+
+    /// The descriptor, if ranges can be registered with it.
+    fn open() -> Option<OwnedFd> {
+        // SAFETY: the call takes flags and no pointers; what it gives is a new descriptor or negative.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) };
+        let fd = libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        // SAFETY: it is open, and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut api = Api { api: API_VERSION, features: WP_ASYNC, ioctls: 0 };
+        // SAFETY: the structure is the one that this request reads and writes, and lives longer than the call.
+        (unsafe { libc::ioctl(fd.as_raw_fd(), API, &raw mut api) } == 0).then_some(fd)
+    }
+
+    #[cfg(test)]
+    pub(super) fn begun() -> bool {
+        OPEN.get().is_some_and(Option::is_some)
+    }
+
+    pub(super) fn begin() {
+        let Some(fd) = OPEN.get_or_init(open) else { return };
+        each_constant_range(&mut |start, length| {
+            let mut range = Register { start, length, mode: REGISTER_WP, ioctls: 0 };
+            // One that cannot be registered (the kernel's own page, say) stays as it was.
+            // SAFETY: as above; the range is mapped, and what changes is only how the kernel counts its pages.
+            unsafe { libc::ioctl(fd.as_raw_fd(), REGISTER, &raw mut range) };
+        });
+    }
 }
 
 /// The roles that mostly wait, as the first word of the command line: they have the C library's allocator.
@@ -191,6 +270,36 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix("RssFile:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Touches one page in 64 of this program's constants and code.
+    fn touch() {
+        each_constant_range(&mut |start, length| {
+            for at in (start..start + length).step_by(64 * PAGE_BYTES as usize) {
+                // SAFETY: it is mapped, readable, and never written to.
+                unsafe { std::ptr::read_volatile(at as *const u8) };
+            }
+        });
+    }
+
+    #[test]
+    fn code_is_mapped_by_pages() {
+        let_go_of_code();
+        touch();
+        let before = resident_file_kb();
+        map_code_by_pages();
+        let_go_of_code();
+        touch();
+        let after = resident_file_kb();
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        if by_pages::begun() {
+            assert!(after < before / 2, "{before} kB, then {after} kB");
+        } else {
+            eprintln!("skipped: userfaultfd without messages is not to be had on Linux {}", kernel.trim());
+        }
+        // What starts from here has nothing of it, and goes on.
+        assert!(std::process::Command::new("true").status().unwrap().success());
+        assert!(std::panic::catch_unwind(|| panic!("unwinding needs its tables")).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// it is kept for nothing.
 const QUIET: Duration = Duration::from_millis(40);
 
-/// After so long it is given back in any case. What a lease, a look around or a pod's start maps is 10 MB and more, for the kernel maps 16 pages where one is
+/// After so long it is given back in any case. What a lease, a look around or a pod's start maps is 10 MB and more where the kernel maps 16 pages for one that is
 /// needed; what is needed of it is mapped again from the page cache, some hundred faults.
 const LONGEST: Duration = Duration::from_millis(500);
 
@@ -52,6 +52,7 @@ pub(crate) fn parked() {
 
 /// For a role that mostly waits, on a runtime that calls [`parked`]. Never returns.
 pub(crate) async fn keep() {
+    lean::map_code_by_pages();
     loop {
         DONE.notified().await;
         let begun = Instant::now();
@@ -69,8 +70,11 @@ pub(crate) async fn keep() {
 
 /// For a role of the control plane. Never returns.
 pub(crate) async fn keep_busy() {
+    // Not before: a start is to be fast, and touches much that is next to each other.
+    tokio::time::sleep(EVERY_OF_MANY).await;
+    lean::map_code_by_pages();
     loop {
-        tokio::time::sleep(EVERY_OF_MANY).await;
         lean::let_go_of_code();
+        tokio::time::sleep(EVERY_OF_MANY).await;
     }
 }

@@ -1,10 +1,18 @@
 //! What the processes that keep pods take of memory, as the kernel counts it.
+//!
+//! A process that waits has more mapped for some milliseconds whenever it looks around, and gives that back: one look may meet that moment, in which much
+//! begins at full tens of seconds at once. So there are many looks, and their median counts; the worst is said too.
 
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
+
+/// How often it is looked, and at what distance: odd, that one is in the middle; 10 s are long enough to meet whatever a node does regularly.
+const LOOKS: usize = 41;
+const BETWEEN: Duration = Duration::from_millis(250);
 
 /// One process's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +40,61 @@ impl Memory {
     }
 }
 
-/// Those of a node, and of its host.
-pub(super) struct Processes {
-    pub(super) agent: Memory,
-    /// Those of the agent's machine.
-    pub(super) shims: Vec<Memory>,
+/// Several looks at the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Looks {
+    /// In the middle, by what is resident.
+    pub(super) median: Memory,
+    worst_kib: u64,
+}
+
+impl Looks {
+    fn of(mut looks: Vec<Memory>) -> Option<Looks> {
+        looks.sort_unstable_by_key(|m| m.resident_kib);
+        Some(Looks { median: *looks.get(looks.len() / 2)?, worst_kib: looks.last()?.resident_kib })
+    }
+}
+
+impl fmt::Display for Looks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, worst look {:.1}", self.median, self.worst_kib as f64 / 1024.0)
+    }
+}
+
+/// Those of a node, and of its host, while nothing is asked of them.
+pub(super) struct Idle {
+    pub(super) agent: Looks,
+    /// How many shims there are in the agent's machine.
+    pub(super) shims: usize,
+    /// The largest of them in each look.
+    pub(super) largest_shim: Option<Looks>,
     /// The daemon of the cloud with that data directory; `None` where it is a part of another process.
-    pub(super) daemon: Option<Memory>,
+    pub(super) daemon: Option<Looks>,
+}
+
+impl Idle {
+    /// Looks at them for some seconds. A node whose agent is not on this computer is an error.
+    pub(super) async fn watch(node: &str, data: &Path) -> anyhow::Result<Idle> {
+        let mut looks = Vec::with_capacity(LOOKS);
+        for _ in 0..LOOKS {
+            looks.push(Processes::find(node, data)?);
+            tokio::time::sleep(BETWEEN).await;
+        }
+        let largest = |p: &Processes| p.shims.iter().copied().max_by_key(|m| m.resident_kib);
+        Ok(Idle {
+            agent: Looks::of(looks.iter().map(|p| p.agent).collect()).context("nothing was looked at")?,
+            shims: looks.last().map_or(0, |p| p.shims.len()),
+            largest_shim: Looks::of(looks.iter().filter_map(largest).collect()),
+            daemon: Looks::of(looks.iter().filter_map(|p| p.daemon).collect()),
+        })
+    }
+}
+
+/// One look.
+struct Processes {
+    agent: Memory,
+    shims: Vec<Memory>,
+    daemon: Option<Memory>,
 }
 
 struct Process {
@@ -66,7 +122,7 @@ impl Process {
 }
 
 impl Processes {
-    pub(super) fn find(node: &str, data: &Path) -> anyhow::Result<Processes> {
+    fn find(node: &str, data: &Path) -> anyhow::Result<Processes> {
         let folders = fs::read_dir("/proc").context("listing processes")?.flatten();
         // Processes come and go meanwhile.
         let all: Vec<Process> = folders.filter_map(|f| read(&f.path())).collect();
@@ -93,6 +149,10 @@ mod tests {
         let memory = Memory::parse(status).unwrap();
         assert_eq!(memory.to_string(), "9.0 MiB (2.0 anonymous)");
         assert!(Memory::parse("Name:\tkthreadd\n").is_none(), "a thread of the kernel has none");
+        let looks = [9, 30, 3, 8, 20].map(|mib| Memory { resident_kib: mib << 10, ..memory });
+        let looks = Looks::of(looks.to_vec()).unwrap();
+        assert_eq!(looks.to_string(), "9.0 MiB (2.0 anonymous), worst look 30.0");
+        assert_eq!(Looks::of(Vec::new()), None);
         let own = Memory::parse(&fs::read_to_string("/proc/self/status").unwrap()).unwrap();
         assert!(own.resident_kib >= own.anonymous_kib && own.anonymous_kib > 0);
     }

@@ -23,7 +23,7 @@ use tokio::time::timeout_at;
 use super::cloud::TENANTS;
 use super::network::figure;
 use image::Bundle;
-use memory::Processes;
+use memory::Idle;
 
 /// What is measured.
 #[derive(Debug, clap::Args)]
@@ -319,22 +319,19 @@ async fn measure(client: &Client, tenant: &TenantName, options: &Options) -> any
 
     let idle = Duration::from_secs(options.idle_s);
     tokio::time::sleep(idle).await;
-    let running = Processes::find(&pods.node, &options.data)?;
-    let count = running.shims.len();
-    let mut shims: Vec<_> = running.shims.clone();
-    shims.sort_unstable_by_key(|m| m.resident_kib);
+    let full = Idle::watch(&pods.node, &options.data).await?;
     misses += figure(
-        &format!("N4: agent with {count} pods, after {idle:?}"),
-        &running.agent.to_string(),
+        &format!("N4: agent with {} pods, after {idle:?}", full.shims),
+        &full.agent.to_string(),
         "under 20 MiB",
-        running.agent.resident_kib < PROMISED_FULL_AGENT_KIB,
+        full.agent.median.resident_kib < PROMISED_FULL_AGENT_KIB,
     );
-    if let Some(largest) = shims.last() {
+    if let Some(largest) = full.largest_shim {
         misses += figure(
             "  the largest of its shims",
             &largest.to_string(),
             "under 3 MiB",
-            largest.resident_kib < PROMISED_SHIM_KIB,
+            largest.median.resident_kib < PROMISED_SHIM_KIB,
         );
     }
     remove(client, &at, &names).await?;
@@ -344,20 +341,20 @@ async fn measure(client: &Client, tenant: &TenantName, options: &Options) -> any
     }
     pods.all(&names, Stage::Gone).await?;
     tokio::time::sleep(idle).await;
-    let idle = Processes::find(&pods.node, &options.data)?;
+    let empty = Idle::watch(&pods.node, &options.data).await?;
     misses += figure(
         "  agent without pods",
-        &idle.agent.to_string(),
+        &empty.agent.to_string(),
         "under 10 MiB",
-        idle.agent.resident_kib < PROMISED_DAEMON_KIB,
+        empty.agent.median.resident_kib < PROMISED_DAEMON_KIB,
     );
-    match idle.daemon {
+    match empty.daemon {
         Some(daemon) => {
             misses += figure(
                 "  host daemon",
                 &daemon.to_string(),
                 "under 10 MiB",
-                daemon.resident_kib < PROMISED_DAEMON_KIB,
+                daemon.median.resident_kib < PROMISED_DAEMON_KIB,
             );
         }
         None => println!("  the host daemon is not a process of its own here"),
