@@ -197,6 +197,37 @@ async fn tenants_credentials_open_their_own_repositories_only() {
     assert_eq!(again.catalog().await.unwrap(), Vec::<String>::new());
 }
 
+/// What the registry remembers of a tenant holds for ten seconds; one that is made anew meanwhile has everything at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_comes_again_is_let_in_at_once() {
+    let cloud = Cloud::up();
+    let dir = cloud.directory.path();
+    let api = Client::from_kubeconfig(&cloud.data().join("admin.kubeconfig")).unwrap();
+    // Somebody asks for a tenant that there is not yet.
+    let early = cloud.with_password("shop", "nonsense");
+    assert_eq!(status(early.manifest("shop/web", "1").await), 401);
+    for round in ["1", "2", "3"] {
+        cloud.tenant(&["create", "shop"]);
+        let admin = cloud.admin_of("shop");
+        assert_eq!(admin.catalog().await.unwrap(), Vec::<String>::new(), "round {round}");
+        push(&admin, "shop/web", round, dir).await.unwrap();
+        let path = "/tenants/shop/api/v1/namespaces/kube-system/serviceaccounts/default/token";
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": "builder"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "kube-system"}]});
+        let rbac = "/tenants/shop/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+        let _: Value = api.post(rbac, &binding).await.unwrap();
+        let answer: Value = api.post(path, &request).await.unwrap();
+        let builder = cloud.with_password("any", answer["status"]["token"].as_str().unwrap());
+        push(&builder, "shop/job", round, dir).await.unwrap();
+        // Both are this tenant's, and not an earlier one's.
+        assert_eq!(admin.catalog().await.unwrap(), ["shop/job", "shop/web"], "round {round}");
+        cloud.tenant(&["delete", "shop"]);
+    }
+}
+
 fn start_alone(directory: &Path, port: u16) -> Process {
     let log = std::fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
     let child = skep_e2e::command()

@@ -9,7 +9,8 @@
 //! - a tenant's nodes may pull: pods say what they pull, and nodes run pods of their tenant only;
 //! - the system tenant's masters may do everything.
 //!
-//! Answers are believed for [`BELIEVED`]: a layer is a request, and a push makes hundreds.
+//! Answers are believed for [`BELIEVED`]: a layer is a request, and a push makes hundreds. But what is remembered of a tenant does not speak against a good
+//! credential: it may be of an earlier tenant of that name, and so is asked again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -196,8 +197,28 @@ impl ApiGate {
         ApiGate { client, callers: Remembered::new(), rights: Remembered::new(), tenants: Remembered::new() }
     }
 
+    /// The tenant of this name now, whatever is remembered.
+    async fn ask_tenant(&self, name: &TenantName) -> Result<Option<Tenant>, GateError> {
+        if name.is_system() {
+            // There is one, and always the same.
+            return Ok(Some(Tenant { uid: TenantName::SYSTEM.to_owned(), quota_bytes: u64::MAX }));
+        }
+        let path = format!("/apis/tenancy.skep.io/v1/tenants/{name}");
+        let found = match self.client.get::<Value>(&path).await {
+            Ok(object) => object["metadata"]["uid"].as_str().map(|uid| Tenant {
+                uid: uid.to_owned(),
+                quota_bytes: quota(object["metadata"]["annotations"][QUOTA_ANNOTATION].as_str()),
+            }),
+            Err(e) if e.is_not_found() => None,
+            Err(e) => return Err(GateError(e.to_string())),
+        };
+        self.tenants.put(name.clone(), found.clone());
+        Ok(found)
+    }
+
     async fn review(&self, token: &str, tenant: &TenantName) -> Result<Option<Caller>, GateError> {
-        let Some(of) = self.tenant(tenant).await? else { return Ok(None) };
+        // What somebody pushes is kept under this uid, and goes with the tenant that has it.
+        let Some(of) = self.ask_tenant(tenant).await? else { return Ok(None) };
         let review = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token},
         });
@@ -268,12 +289,14 @@ impl Gate for ApiGate {
                 Credential::Token(token) => self.by_token(token, None, about).await,
                 Credential::Password { user, password } => self.by_token(password, Some(user), about).await,
                 Credential::Certificate(identity) => {
-                    let Some(tenant) = self.tenant(&identity.tenant).await? else { return Ok(None) };
-                    // A certificate of an earlier tenant of this name.
-                    if identity.tenant_uid.as_ref().is_some_and(|uid| *uid != tenant.uid) {
-                        return Ok(None);
-                    }
-                    Ok(Some(Caller {
+                    let is_its =
+                        |tenant: &Tenant| identity.tenant_uid.as_ref().is_none_or(|uid| *uid == tenant.uid);
+                    let tenant = match self.tenant(&identity.tenant).await?.filter(is_its) {
+                        Some(tenant) => Some(tenant),
+                        None => self.ask_tenant(&identity.tenant).await?.filter(is_its),
+                    };
+                    // Else it is of an earlier tenant of this name.
+                    Ok(tenant.map(|tenant| Caller {
                         tenant: identity.tenant.clone(),
                         tenant_uid: tenant.uid,
                         user: identity.user.name.clone(),
@@ -326,24 +349,10 @@ impl Gate for ApiGate {
 
     fn tenant<'a>(&'a self, name: &'a TenantName) -> BoxFuture<'a, Result<Option<Tenant>, GateError>> {
         Box::pin(async move {
-            if name.is_system() {
-                // There is one, and always the same.
-                return Ok(Some(Tenant { uid: TenantName::SYSTEM.to_owned(), quota_bytes: u64::MAX }));
+            match self.tenants.get(name) {
+                Some(known) => Ok(known),
+                None => self.ask_tenant(name).await,
             }
-            if let Some(known) = self.tenants.get(name) {
-                return Ok(known);
-            }
-            let path = format!("/apis/tenancy.skep.io/v1/tenants/{name}");
-            let found = match self.client.get::<Value>(&path).await {
-                Ok(object) => object["metadata"]["uid"].as_str().map(|uid| Tenant {
-                    uid: uid.to_owned(),
-                    quota_bytes: quota(object["metadata"]["annotations"][QUOTA_ANNOTATION].as_str()),
-                }),
-                Err(e) if e.is_not_found() => None,
-                Err(e) => return Err(GateError(e.to_string())),
-            };
-            self.tenants.put(name.clone(), found.clone());
-            Ok(found)
         })
     }
 

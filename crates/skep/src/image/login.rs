@@ -116,7 +116,7 @@ impl Login {
         if let Some(access) = access.filter(|_| !self.plain_http) {
             let own = Options {
                 credentials: access.token.map(|token| ("token".to_owned(), token)),
-                authorities: access.ca,
+                authorities: access.ca.clone(),
                 only_authorities: true,
                 identity: access.identity,
                 ..Options::default()
@@ -125,7 +125,14 @@ impl Login {
             match client.check().await {
                 Ok(()) => return Ok(client),
                 // It is another registry than the kubeconfig's, or nobody's.
-                Err(ClientError::Unreachable { .. } | ClientError::Status { .. }) => {}
+                Err(ClientError::Unreachable { .. }) => {}
+                // It is the kubeconfig's, and does not want that one: perhaps somebody who logged in.
+                Err(error @ ClientError::Status { .. }) => {
+                    let Some(credentials) = remembered(host) else { return Err(error.into()) };
+                    let credentials = Some(credentials);
+                    let options = Options { credentials, authorities: access.ca, ..Options::default() };
+                    return Ok(Client::new(&address, options)?);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
