@@ -21,10 +21,11 @@ impl Drop for Process {
     }
 }
 
-fn scheduler(kubeconfig: &std::path::Path) -> Process {
+fn scheduler(kubeconfig: &Path, config: Option<&Path>) -> Process {
     let child = Command::new(skep_e2e::skep())
         .args(["scheduler", "--listen", "127.0.0.1:0", "--kubeconfig"])
         .arg(kubeconfig)
+        .args(config.iter().flat_map(|file| [Path::new("--config"), file]))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
@@ -67,6 +68,27 @@ async fn with_least_rights(client: &Client, tenant: &TenantName, admin: &Path) -
     file
 }
 
+async fn make_node(client: &Client, tenant: &TenantName, name: &str, labels: Value) {
+    let at = NODES.at(tenant);
+    let node = json!({"metadata": {"name": name, "labels": labels}});
+    let _: Value = client.create(&at, &node).await.unwrap();
+    let status = json!({"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}});
+    let patch = Patch::Strategic(json!({"status": status}));
+    let _: Value = client.patch(&at.name(name).subresource("status"), &patch).await.unwrap();
+}
+
+/// Where a pod of the namespace `default` has been put.
+async fn placed(client: &Client, tenant: &TenantName, name: &str) -> String {
+    let at = PODS.at(tenant).namespace("default").name(name);
+    eventually(|| async {
+        let found: Value = client.read(&at).await.unwrap();
+        if found["spec"]["nodeName"].is_string() { Ok(()) } else { Err(found.to_string()) }
+    })
+    .await;
+    let found: Value = client.read(&at).await.unwrap();
+    found["spec"]["nodeName"].as_str().unwrap().to_owned()
+}
+
 /// With the operator's credential it sees all tenants; with a tenant's, as with any other Kubernetes server, one, and
 /// there the rights of Kubernetes' own scheduler are enough.
 #[tokio::test(flavor = "multi_thread")]
@@ -75,26 +97,50 @@ async fn it_schedules_all_tenants_or_the_one_that_it_sees() {
     let kubeconfig = server.tenant("shop");
     let client = server.admin();
     let tenant = TenantName::new("shop").unwrap();
-    let status = json!({"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}});
-    let at = NODES.at(&tenant);
-    let _: Value = client.create(&at, &json!({"metadata": {"name": "n"}})).await.unwrap();
-    let _: Value = client
-        .patch(&at.name("n").subresource("status"), &Patch::Strategic(json!({"status": status})))
-        .await
-        .unwrap();
+    make_node(&client, &tenant, "n", json!({})).await;
     let least = with_least_rights(&client, &tenant, &kubeconfig).await;
     for (name, credential) in [("first", server.kubeconfig()), ("second", kubeconfig), ("third", least)] {
-        let _scheduler = scheduler(&credential);
+        let _scheduler = scheduler(&credential, None);
         let pods = PODS.at(&tenant).namespace("default");
         // No controller runs here that would take away the taint with which every new node begins.
         let pod = json!({"metadata": {"name": name}, "spec": {
             "containers": [{"name": "c", "image": "x"}], "tolerations": [{"operator": "Exists"}],
         }});
         let _: Value = client.create(&pods, &pod).await.unwrap();
-        eventually(|| async {
-            let found: Value = client.read(&pods.clone().name(name)).await.unwrap();
-            if found["spec"]["nodeName"] == "n" { Ok(()) } else { Err(found.to_string()) }
-        })
-        .await;
+        assert_eq!(placed(&client, &tenant, name).await, "n");
+    }
+}
+
+/// A pod prefers a node that is busy: where that counts less, by the configuration file, it goes to one that is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_counts_is_configured() {
+    let server = Server::start();
+    let kubeconfig = server.tenant("shop");
+    let client = server.admin();
+    let tenant = TenantName::new("shop").unwrap();
+    make_node(&client, &tenant, "liked", json!({"disk": "ssd"})).await;
+    make_node(&client, &tenant, "free", json!({})).await;
+    let pods = PODS.at(&tenant).namespace("default");
+    let pod = |name: &str, cpu: &str, more: Value| {
+        let mut pod = json!({"metadata": {"name": name}, "spec": {
+            "containers": [{"name": "c", "image": "x", "resources": {"requests": {"cpu": cpu}}}],
+            "tolerations": [{"operator": "Exists"}],
+        }});
+        pod["spec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        pod
+    };
+    let _: Value = client.create(&pods, &pod("busy", "2", json!({"nodeName": "liked"}))).await.unwrap();
+    let config = kubeconfig.with_file_name("config.toml");
+    for (name, file, expected) in [
+        ("by-default", "", "liked"),
+        ("weighed", "[scheduler]\nscore-weight = [\"NodeAffinity=0\", \"ImageLocality=5\"]\n", "free"),
+    ] {
+        std::fs::write(&config, file).unwrap();
+        let _scheduler = scheduler(&kubeconfig, Some(&config));
+        let prefers = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}},
+        ]}}});
+        let _: Value = client.create(&pods, &pod(name, "100m", prefers)).await.unwrap();
+        assert_eq!(placed(&client, &tenant, name).await, expected, "{name}");
     }
 }

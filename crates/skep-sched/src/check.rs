@@ -10,6 +10,7 @@ use crate::resources::Resources;
 use crate::template::Template;
 use crate::views::{Taint, Toleration};
 use crate::volume::VolumePlan;
+use crate::weights::{Scorer, Weights};
 
 /// Scores of one rule go from 0 to this.
 pub(crate) const MAX_SCORE: i64 = 100;
@@ -136,8 +137,8 @@ fn lacking(template: &Template, node: &Node, requested: &Resources, pods: i64) -
     Some(found)
 }
 
-/// How well the pod's requests suit the node: the least allocated node is best, and cpu and memory used alike.
-pub(crate) fn resource_score(template: &Template, node: &Node) -> i64 {
+/// How well the pod's requests suit the node, weighted: the least allocated node is best, and cpu and memory used alike.
+pub(crate) fn resource_score(template: &Template, node: &Node, weights: &Weights) -> i64 {
     let asked = &template.requests;
     let cpu = (node.nonzero_cpu_milli + asked.score_cpu_milli, node.allocatable.cpu_milli);
     let memory = (node.nonzero_memory_bytes + asked.score_memory_bytes, node.allocatable.memory_bytes);
@@ -152,7 +153,9 @@ pub(crate) fn resource_score(template: &Template, node: &Node) -> i64 {
         }
     }
     let least = if parts == 0 { 0 } else { sum / parts };
-    least + balance_score(template, node)
+    let balance = balance_score(template, node);
+    weights.of(Scorer::NodeResourcesFit) * least
+        + weights.of(Scorer::NodeResourcesBalancedAllocation) * balance
 }
 
 /// Between 50 and 100; above 75 when the pod makes the use of cpu and memory more alike.

@@ -16,12 +16,7 @@ use crate::domains::{Contribution, Delta, Domains, concerns};
 use crate::preempt::Candidates;
 use crate::template::Template;
 use crate::volume::VolumePlan;
-
-/// Weights of the default profile.
-const TAINT_WEIGHT: i64 = 3;
-const NODE_AFFINITY_WEIGHT: i64 = 2;
-const SPREAD_WEIGHT: i64 = 2;
-const POD_AFFINITY_WEIGHT: i64 = 2;
+use crate::weights::Scorer;
 
 /// In no bucket.
 const NO_BUCKET: u32 = u32::MAX;
@@ -357,7 +352,8 @@ impl Class {
         }
         let node = &cluster.nodes[index as usize];
         let mut key = Key::new();
-        key.push(check::resource_score(&self.template, node) + i64::from(standing.images));
+        let images = cluster.weights.of(Scorer::ImageLocality) * i64::from(standing.images);
+        key.push(check::resource_score(&self.template, node, &cluster.weights) + images);
         key.push(i64::from(standing.taints));
         key.push(i64::from(standing.preferred));
         key.push(0);
@@ -541,12 +537,16 @@ impl Class {
         let most = |at: usize| rows.iter().map(|r| bucket(r).key[at]).max().unwrap_or(0);
         let (taints, preferred) = (most(part::TAINTS), most(part::PREFERRED));
         let has_preferred = !self.template.node_preferred.is_empty();
+        let of = |scorer| cluster.weights.of(scorer);
+        let (taint_weight, node_affinity_weight) = (of(Scorer::TaintToleration), of(Scorer::NodeAffinity));
+        let (spread_weight, pod_affinity_weight) =
+            (of(Scorer::PodTopologySpread), of(Scorer::InterPodAffinity));
         for row in rows.iter_mut() {
             let key = &bucket(row).key;
             let disliked = if taints == 0 { 0 } else { MAX_SCORE * key[part::TAINTS] / taints };
-            row.total = key[part::BASE] + TAINT_WEIGHT * (MAX_SCORE - disliked);
+            row.total = key[part::BASE] + taint_weight * (MAX_SCORE - disliked);
             if has_preferred && preferred != 0 {
-                row.total += NODE_AFFINITY_WEIGHT * (MAX_SCORE * key[part::PREFERRED] / preferred);
+                row.total += node_affinity_weight * (MAX_SCORE * key[part::PREFERRED] / preferred);
             }
         }
         let Some(domains) = &self.domains else { return };
@@ -569,7 +569,7 @@ impl Class {
             for row in rows.iter_mut().filter(|r| !r.ignored) {
                 let score =
                     if most == 0 { MAX_SCORE } else { MAX_SCORE * (most + least - row.spread) / most };
-                row.total += SPREAD_WEIGHT * score;
+                row.total += spread_weight * score;
             }
         }
         let (mut least, mut most) = (i64::MAX, i64::MIN);
@@ -581,7 +581,7 @@ impl Class {
         if most > least {
             for row in rows.iter_mut() {
                 let share = (row.affinity - least) as f64 / (most - least) as f64;
-                row.total += POD_AFFINITY_WEIGHT * (MAX_SCORE as f64 * share) as i64;
+                row.total += pod_affinity_weight * (MAX_SCORE as f64 * share) as i64;
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::views::{
     BudgetView, Labels, MapSelectorView, NamespaceView, NodeView, PodView, SetSelectorView, Taint,
 };
 use crate::volume::Storage;
+use crate::weights::Weights;
 
 /// A node's place in the cluster's table. Reused after the node is gone.
 pub(crate) type NodeIndex = u32;
@@ -206,14 +207,22 @@ pub struct Cluster {
     /// The number of the journal's first change.
     journal_start: u64,
     classes: FxHashMap<TemplateId, Class>,
+    /// Never changed: evaluations hold weighted scores.
+    pub(crate) weights: Weights,
     clock: u64,
 }
 
 impl Cluster {
-    /// An empty one.
+    /// An empty one, with the weights of the default profile.
     #[must_use]
     pub fn new() -> Cluster {
-        Cluster { prune_templates_at: 1024, ..Cluster::default() }
+        Cluster::with_weights(Weights::default())
+    }
+
+    /// An empty one.
+    #[must_use]
+    pub fn with_weights(weights: Weights) -> Cluster {
+        Cluster { prune_templates_at: 1024, weights, ..Cluster::default() }
     }
 
     /// How many nodes there are.

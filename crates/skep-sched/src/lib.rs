@@ -27,6 +27,7 @@ pub mod template;
 mod topology;
 pub mod views;
 mod volume;
+mod weights;
 
 pub use cluster::{Cluster, NodeChange, PodFacts, TemplateRef};
 pub use diagnosis::{Diagnosis, Plugin, Reason, Rejection};
@@ -36,3 +37,4 @@ pub use template::Template;
 pub use volume::{
     CapacityView, ClaimView, CsiDriverView, CsiNodeView, Storage, StorageClassView, VolumeStep, VolumeView,
 };
+pub use weights::{Scorer, WEIGHT_MAX, Weight, WeightError, Weights};

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use skep_sched::template::OwnerKind;
 use skep_sched::views::{BudgetView, MapSelectorView, NamespaceView, NodeView, PodView, SetSelectorView};
-use skep_sched::{Cluster, PodFacts, Preemption};
+use skep_sched::{Cluster, PodFacts, Preemption, Scorer, Weight, Weights};
 
 /// Clusters that every run tries, those it tries at random beside them, and steps in each: together a few seconds.
 const CLUSTERS: u64 = 130;
@@ -39,13 +39,31 @@ const NAMESPACES: [&str; 3] = ["one", "two", "three"];
 const KEYS: [&str; 4] =
     ["kubernetes.io/hostname", "topology.kubernetes.io/zone", "rack", "topology.kubernetes.io/zone"];
 
+/// Mostly those of the default profile.
+fn random_weights(rng: &mut StdRng) -> Weights {
+    let all = [
+        Scorer::TaintToleration,
+        Scorer::NodeAffinity,
+        Scorer::PodTopologySpread,
+        Scorer::InterPodAffinity,
+        Scorer::NodeResourcesFit,
+        Scorer::NodeResourcesBalancedAllocation,
+        Scorer::ImageLocality,
+    ];
+    let changed = if rng.random_bool(0.6) { 0.0 } else { 0.5 };
+    let chosen = all.into_iter().filter(|_| rng.random_bool(changed)).collect::<Vec<_>>();
+    chosen.into_iter().map(|scorer| Weight { scorer, weight: *pick(rng, &[0, 1, 5, 100]) }).collect()
+}
+
 impl Both {
     fn new(seed: u64) -> Both {
+        // By its own generator, so that the seeds that were found go on meaning what they meant.
+        let weights = random_weights(&mut StdRng::seed_from_u64(!seed));
         let mut both = Both {
             rng: StdRng::seed_from_u64(seed),
             seed,
-            world: World::default(),
-            cluster: Cluster::new(),
+            world: World { weights, ..World::default() },
+            cluster: Cluster::with_weights(weights),
             pods: 0,
             nodes: 0,
         };

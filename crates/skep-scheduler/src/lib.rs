@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::worker::{News, Worker};
 
 pub use crate::metrics::Figures;
+pub use skep_sched::{Weight, Weights};
 
 /// Pods that name another scheduler are left alone.
 pub const SCHEDULER_NAME: &str = "default-scheduler";
@@ -44,6 +45,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What workers share.
 pub(crate) struct Shared {
     client: Client,
+    /// How much each rule counts that prefers nodes: the same for all tenants.
+    weights: Weights,
     feed: OnceLock<(Feed, bool)>,
     synced: watch::Sender<bool>,
     recorder: Recorder,
@@ -107,10 +110,11 @@ pub struct Scheduler {
 impl Scheduler {
     /// For what a client sees: all tenants, or one cluster.
     #[must_use]
-    pub fn new(client: Client) -> Scheduler {
+    pub fn new(client: Client, weights: Weights) -> Scheduler {
         let (recorder, events) = Recorder::new(&client, SCHEDULER_NAME);
         let shared = Shared {
             client,
+            weights,
             feed: OnceLock::new(),
             synced: watch::Sender::new(false),
             recorder,

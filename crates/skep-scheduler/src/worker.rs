@@ -93,10 +93,10 @@ impl Worker {
     ) -> Worker {
         Worker {
             tenant,
+            cluster: Cluster::with_weights(shared.weights),
             shared,
             news,
             back,
-            cluster: Cluster::new(),
             queue: Queue::default(),
             assumed: FxHashMap::default(),
             binding: 0,

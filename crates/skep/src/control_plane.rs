@@ -8,17 +8,27 @@ use skep_apiserver::in_process::system_client;
 use skep_controllers::Manager;
 use skep_scheduler::Scheduler;
 
-use crate::apiserver::{Options, Running};
+use crate::apiserver::{self, Running};
+use crate::scheduler::Placement;
 use crate::signals::{Shutdown, ended};
 
+/// Where the control plane keeps its things, how it is reached, and how it places pods.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    server: apiserver::Options,
+    #[command(flatten)]
+    placement: Placement,
+}
+
 /// Starts a role beside the API server. Its client goes through the in-process transport, as its own user.
-type Start = fn(&Arc<App>, Shutdown) -> Running;
+type Start = fn(&Arc<App>, &Placement, Shutdown) -> Running;
 
 /// The roles by name, in the order in which they start. Another one joins here. They need no leader election: the store has one
 /// server, and they are in it.
 const ROLES: &[(&str, Start)] = &[("controllers", controllers), ("scheduler", scheduler)];
 
-fn controllers(app: &Arc<App>, shutdown: Shutdown) -> Running {
+fn controllers(app: &Arc<App>, _: &Placement, shutdown: Shutdown) -> Running {
     let client = system_client(app, "system:kube-controller-manager");
     let manager = Manager::new(client, skep_controllers::all);
     let figures = manager.figures();
@@ -26,8 +36,8 @@ fn controllers(app: &Arc<App>, shutdown: Shutdown) -> Running {
     Box::pin(manager.run(ended(shutdown)))
 }
 
-fn scheduler(app: &Arc<App>, shutdown: Shutdown) -> Running {
-    let scheduler = Scheduler::new(system_client(app, "system:kube-scheduler"));
+fn scheduler(app: &Arc<App>, placement: &Placement, shutdown: Shutdown) -> Running {
+    let scheduler = Scheduler::new(system_client(app, "system:kube-scheduler"), placement.weights());
     let figures = scheduler.figures();
     app.metrics.add_source(move |out| figures.render(out));
     Box::pin(scheduler.run(ended(shutdown)))
@@ -41,24 +51,31 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.spawn(crate::lean::keep_busy());
-    runtime.block_on(crate::apiserver::serve(options, roles))
+    let Options { server, placement } = options;
+    runtime.block_on(apiserver::serve(server, |app, shutdown| roles(app, &placement, shutdown)))
 }
 
 /// Starts all roles of a control plane beside an API server.
-pub(crate) fn roles(app: &Arc<App>, shutdown: &Shutdown) -> Vec<Running> {
-    ROLES.iter().map(|(name, start)| apart(name, *start, app, shutdown)).collect()
+pub(crate) fn roles(app: &Arc<App>, placement: &Placement, shutdown: &Shutdown) -> Vec<Running> {
+    ROLES.iter().map(|(name, start)| apart(name, *start, app, placement, shutdown)).collect()
 }
 
 /// Runs a role on threads of its own. On the server's, one task that follows what all tenants write would have to wait for its
 /// turn among hundreds of tasks that answer a tenant in a hurry, and every other tenant's pods with it; here the kernel shares the
 /// processors between the roles.
-fn apart(name: &'static str, start: Start, app: &Arc<App>, shutdown: &Shutdown) -> Running {
-    let (app, shutdown) = (app.clone(), shutdown.clone());
+fn apart(
+    name: &'static str,
+    start: Start,
+    app: &Arc<App>,
+    placement: &Placement,
+    shutdown: &Shutdown,
+) -> Running {
+    let (app, placement, shutdown) = (app.clone(), placement.clone(), shutdown.clone());
     let (done, ended) = tokio::sync::oneshot::channel();
     let run = move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build();
         match runtime {
-            Ok(runtime) => runtime.block_on(async { start(&app, shutdown).await }),
+            Ok(runtime) => runtime.block_on(async { start(&app, &placement, shutdown).await }),
             Err(error) => tracing::error!(%error, "{name} cannot start: there are no threads"),
         }
         // Nobody waits any more when the server has ended before its roles.

@@ -62,7 +62,7 @@ enum Command {
     /// Puts load on a server, and prints how fast it answered.
     Bench(bench::Options),
     /// Runs the API server and the roles that work for all tenants in one process: controllers and scheduler.
-    ControlPlane(apiserver::Options),
+    ControlPlane(control_plane::Options),
     /// Runs the controllers of a cluster whose API server is elsewhere; of several such processes one works.
     Controllers(controllers::Options),
     /// Prints what makes a shell complete this program's commands and options.

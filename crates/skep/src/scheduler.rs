@@ -7,10 +7,26 @@ use std::sync::{Arc, OnceLock};
 use anyhow::Context;
 use skep_client::Client;
 use skep_client::elect::{Election, Led, lead};
-use skep_scheduler::{Figures, Scheduler};
+use skep_scheduler::{Figures, Scheduler, Weight, Weights};
 
 use crate::health::{self, Health};
 use crate::signals::ended;
+
+/// How pods are placed.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Placement {
+    /// How much a plugin counts that says which of several possible nodes is better, PLUGIN=WEIGHT from 0 (not at all) to 100; may be repeated. Without it
+    /// TaintToleration=3, NodeAffinity=2, PodTopologySpread=2, InterPodAffinity=2, NodeResourcesFit=1,
+    /// NodeResourcesBalancedAllocation=1, ImageLocality=1
+    #[arg(long = "score-weight", value_name = "PLUGIN=WEIGHT")]
+    weights: Vec<Weight>,
+}
+
+impl Placement {
+    pub(crate) fn weights(&self) -> Weights {
+        self.weights.iter().copied().collect()
+    }
+}
 
 /// Which cluster, and as whom.
 #[derive(Debug, clap::Args)]
@@ -21,6 +37,8 @@ pub(crate) struct Options {
     /// Where `/healthz`, `/readyz` and `/metrics` are answered, in plain HTTP.
     #[arg(long, default_value = "127.0.0.1:10259")]
     listen: SocketAddr,
+    #[command(flatten)]
+    placement: Placement,
 }
 
 /// Where the lease is, in the operator's own tenant; upstream's name for it.
@@ -58,8 +76,9 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         let down = crate::signals::shutdown();
         let (before, during) = (down.clone(), down);
         let election = Election::new(LEASE.0, LEASE.1);
+        let weights = options.placement.weights();
         let work = async {
-            let scheduler = Scheduler::new(client.clone());
+            let scheduler = Scheduler::new(client.clone(), weights);
             // This runs once, so nothing is there yet.
             let _ = reported.0.set(scheduler.figures());
             scheduler.run(ended(during)).await;

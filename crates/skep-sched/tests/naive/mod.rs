@@ -8,6 +8,7 @@ use skep_base::LabelSelector;
 use skep_base::selector::{Operator, Requirement};
 use skep_sched::resources::{PodRequests, host_ports};
 use skep_sched::views::*;
+use skep_sched::{Scorer, Weights};
 
 pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -26,6 +27,7 @@ pub(crate) struct World {
     pub(crate) services: Vec<(String, Labels)>,
     pub(crate) replica_sets: Vec<(String, String, SelectorView)>,
     pub(crate) budgets: Vec<BudgetView>,
+    pub(crate) weights: Weights,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -406,12 +408,16 @@ impl World {
     pub(crate) fn scores(&self, pod: &PodView) -> BTreeMap<String, i64> {
         let feasible: Vec<&NodeView> = self.nodes.iter().filter(|n| self.verdict(pod, n).is_ok()).collect();
         let mut totals: Vec<i64> = vec![0; feasible.len()];
-        let mut add = |weight: i64, scores: Vec<i64>| {
+        let mut add = |scorer, scores: Vec<i64>| {
+            let weight = self.weights.of(scorer);
             totals.iter_mut().zip(scores).for_each(|(t, s)| *t += weight * s);
         };
-        add(1, feasible.iter().map(|n| self.least_allocated(pod, n)).collect());
-        add(1, feasible.iter().map(|n| self.balanced(pod, n)).collect());
-        add(1, feasible.iter().map(|n| self.images(pod, n)).collect());
+        add(Scorer::NodeResourcesFit, feasible.iter().map(|n| self.least_allocated(pod, n)).collect());
+        add(
+            Scorer::NodeResourcesBalancedAllocation,
+            feasible.iter().map(|n| self.balanced(pod, n)).collect(),
+        );
+        add(Scorer::ImageLocality, feasible.iter().map(|n| self.images(pod, n)).collect());
         let taints: Vec<i64> = feasible
             .iter()
             .map(|n| {
@@ -420,7 +426,10 @@ impl World {
             })
             .collect();
         let most = taints.iter().copied().max().unwrap_or(0);
-        add(3, taints.iter().map(|t| if most == 0 { 100 } else { 100 - 100 * t / most }).collect());
+        add(
+            Scorer::TaintToleration,
+            taints.iter().map(|t| if most == 0 { 100 } else { 100 - 100 * t / most }).collect(),
+        );
         let preferred = pod.spec.affinity.iter().flat_map(|a| &a.node_affinity.preferred);
         let liked: Vec<i64> = feasible
             .iter()
@@ -430,9 +439,9 @@ impl World {
             })
             .collect();
         let most = liked.iter().copied().max().unwrap_or(0);
-        add(2, liked.iter().map(|s| if most == 0 { 0 } else { 100 * s / most }).collect());
-        add(2, self.spread(pod, &feasible));
-        add(2, self.pod_affinity(pod, &feasible));
+        add(Scorer::NodeAffinity, liked.iter().map(|s| if most == 0 { 0 } else { 100 * s / most }).collect());
+        add(Scorer::PodTopologySpread, self.spread(pod, &feasible));
+        add(Scorer::InterPodAffinity, self.pod_affinity(pod, &feasible));
         feasible.iter().zip(totals).map(|(n, t)| (n.metadata.name.to_string(), t)).collect()
     }
 

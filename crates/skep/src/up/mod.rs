@@ -30,6 +30,8 @@ pub(crate) use stop::{DownOptions, StatusOptions, down, status};
 pub(crate) struct Options {
     #[command(flatten)]
     server: apiserver::Options,
+    #[command(flatten)]
+    placement: crate::scheduler::Placement,
     /// Stay attached, and end with Ctrl-C.
     #[arg(long)]
     foreground: bool,
@@ -200,7 +202,7 @@ fn serve(options: Options) -> anyhow::Result<()> {
     let places = hosts::places(&data);
     let count = hosting.count(places.len());
     let result = runtime.block_on(apiserver::serve(options.server, |app, down| {
-        let mut roles = crate::control_plane::roles(app, down);
+        let mut roles = crate::control_plane::roles(app, &options.placement, down);
         if let Err(error) = RunFile::write(&data, &app.config.base_url) {
             tracing::error!(%error, "what runs cannot be written down: `skep down` will not find it");
         }
