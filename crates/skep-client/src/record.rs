@@ -13,11 +13,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::json;
-use skep_base::TenantName;
 use tokio::sync::mpsc;
 
 use crate::client::{Client, Patch};
-use crate::path::Resource;
+use crate::path::{Resource, Tenants};
 
 /// Events that wait to be written. At a thousand writes a second this is a second's; more is a storm that nobody reads.
 const QUEUE: usize = 1000;
@@ -53,8 +52,8 @@ impl EventType {
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Regarding {
-    /// Whose object.
-    pub tenant: TenantName,
+    /// Whose object: of one tenant, or of the credential's own. A server without tenants has no other.
+    pub whose: Tenants,
     /// Its `apiVersion`.
     pub api_version: String,
     /// Its kind.
@@ -264,7 +263,7 @@ impl Writer {
     async fn write(&mut self, told: &Told, message: &str, now: Timestamp) -> Result<(), crate::Error> {
         let about = &told.about;
         let namespace = if about.namespace.is_empty() { "default" } else { &about.namespace };
-        let at = Resource::of::<CoreEvent>().at(&about.tenant).namespace(namespace);
+        let at = Resource::of::<CoreEvent>().at(about.whose.clone()).namespace(namespace);
         let written = self.correlator.written.map.get(told).cloned();
         if let Some(mut written) = written {
             let patch = json!({"count": written.count + 1, "message": message, "lastTimestamp": Time(now)});
@@ -317,6 +316,8 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use skep_base::TenantName;
+
     use super::*;
 
     fn told(object: &str, message: &str) -> Told {
@@ -324,7 +325,7 @@ mod tests {
             component: "c".into(),
             host: "".into(),
             about: Regarding {
-                tenant: TenantName::new("shop").unwrap(),
+                whose: Tenants::One(TenantName::new("shop").unwrap()),
                 api_version: "v1".into(),
                 kind: "Pod".into(),
                 namespace: "a".into(),

@@ -447,7 +447,7 @@ pub(crate) fn about(
     kind: &str,
 ) -> skep_client::record::Regarding {
     skep_client::record::Regarding {
-        tenant: key.tenant.clone(),
+        whose: (&key.tenant).into(),
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
         namespace: key.namespace.to_string(),

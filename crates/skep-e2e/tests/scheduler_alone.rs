@@ -93,7 +93,11 @@ async fn placed(client: &Client, tenant: &TenantName, name: &str) -> String {
 /// there the rights of Kubernetes' own scheduler are enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_schedules_all_tenants_or_the_one_that_it_sees() {
-    let server = Server::start();
+    let mut audit = PathBuf::new();
+    let server = Server::start_with(|folder| {
+        audit = folder.join("audit.log");
+        vec!["--audit-log-path".to_owned(), audit.display().to_string()]
+    });
     let kubeconfig = server.tenant("shop");
     let client = server.admin();
     let tenant = TenantName::new("shop").unwrap();
@@ -108,7 +112,40 @@ async fn it_schedules_all_tenants_or_the_one_that_it_sees() {
         }});
         let _: Value = client.create(&pods, &pod).await.unwrap();
         assert_eq!(placed(&client, &tenant, name).await, "n");
+        let events = Resource::new("", "v1", "events").at(&tenant).namespace("default");
+        eventually(|| async {
+            let found: Value = client.read(&events).await.unwrap();
+            let told = found["items"].as_array().into_iter().flatten().any(|e| {
+                e["involvedObject"]["name"] == name
+                    && e["reason"] == "Scheduled"
+                    && e["source"]["component"] == "default-scheduler"
+            });
+            if told { Ok(()) } else { Err(format!("no event about {name}: {found}")) }
+        })
+        .await;
     }
+    // Where it sees one cluster it speaks of no tenants: other servers have none.
+    let uris = || -> Vec<String> {
+        let text = std::fs::read_to_string(&audit).unwrap();
+        // The last line may be half there.
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let own = "system:serviceaccount:kube-system:skep-scheduler";
+        lines
+            .filter(|line| line["user"]["username"] == own)
+            .filter_map(|line| {
+                Some(line["requestURI"].as_str()?.trim_start_matches("/tenants/shop").to_owned())
+            })
+            .collect()
+    };
+    eventually(|| async {
+        let uris = uris();
+        let told = uris.iter().any(|uri| uri.starts_with("/api/v1/namespaces/default/events"));
+        if told { Ok(()) } else { Err(format!("{uris:#?}")) }
+    })
+    .await;
+    // But for the question whether it has.
+    let speaks = |uri: &&String| uri.contains("/tenants/") && !uri.starts_with("/tenants/*/");
+    assert_eq!(uris().iter().find(speaks), None);
 }
 
 /// A pod prefers a node that is busy: where that counts less, by the configuration file, it goes to one that is not.

@@ -317,7 +317,7 @@ impl Worker {
     fn about(&self, key: &str, uid: &str) -> Regarding {
         let (namespace, name) = write::split(key);
         Regarding {
-            tenant: self.tenant.clone(),
+            whose: self.shared.whose(&self.tenant),
             api_version: "v1".to_owned(),
             kind: "Pod".to_owned(),
             namespace: namespace.to_owned(),

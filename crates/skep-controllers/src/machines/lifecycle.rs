@@ -178,7 +178,7 @@ impl Machines {
 /// What an event about a machine is about.
 fn about(machine: &Object<Machine>) -> skep_client::record::Regarding {
     skep_client::record::Regarding {
-        tenant: machine.key.tenant.clone(),
+        whose: (&machine.key.tenant).into(),
         api_version: "compute.skep.io/v1".to_owned(),
         kind: "Machine".to_owned(),
         namespace: String::new(),

@@ -134,7 +134,7 @@ fn owner_key(key: &ObjectKey, controller: Option<&ControllerRef>, kind: OwnerKin
 /// What an event about an owner regards.
 fn regarding<V>(object: &Object<V>, kind: OwnerKind) -> Regarding {
     Regarding {
-        tenant: object.key.tenant.clone(),
+        whose: (&object.key.tenant).into(),
         api_version: kind.api_version().to_owned(),
         kind: kind.name().to_owned(),
         namespace: object.key.namespace.to_string(),
