@@ -22,17 +22,18 @@ pub enum Scorer {
     ImageLocality,
 }
 
-const SCORERS: [Scorer; 7] = [
-    Scorer::TaintToleration,
-    Scorer::NodeAffinity,
-    Scorer::PodTopologySpread,
-    Scorer::InterPodAffinity,
-    Scorer::NodeResourcesFit,
-    Scorer::NodeResourcesBalancedAllocation,
-    Scorer::ImageLocality,
-];
-
 impl Scorer {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Scorer; 7] = [
+        Scorer::TaintToleration,
+        Scorer::NodeAffinity,
+        Scorer::PodTopologySpread,
+        Scorer::InterPodAffinity,
+        Scorer::NodeResourcesFit,
+        Scorer::NodeResourcesBalancedAllocation,
+        Scorer::ImageLocality,
+    ];
+
     /// The plugin's name in Kubernetes.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -73,7 +74,7 @@ pub enum WeightError {
     #[error("write PLUGIN=WEIGHT, such as NodeAffinity=5")]
     Form,
     /// Nothing scores by that name.
-    #[error("no plugin {0:?} scores nodes; there are {all}", all = SCORERS.map(Scorer::name).join(", "))]
+    #[error("no plugin {0:?} scores nodes; there are {all}", all = Scorer::ALL.map(Scorer::name).join(", "))]
     Plugin(String),
     /// Not a number, or too large.
     #[error("the weight of {0} is a whole number from 0 (it does not count) to {WEIGHT_MAX}")]
@@ -85,7 +86,7 @@ impl FromStr for Weight {
 
     fn from_str(text: &str) -> Result<Weight, WeightError> {
         let (name, weight) = text.split_once('=').ok_or(WeightError::Form)?;
-        let scorer = SCORERS.into_iter().find(|s| s.name() == name);
+        let scorer = Scorer::ALL.into_iter().find(|s| s.name() == name);
         let scorer = scorer.ok_or_else(|| WeightError::Plugin(name.to_owned()))?;
         match weight.parse() {
             Ok(weight) if weight <= WEIGHT_MAX => Ok(Weight { scorer, weight }),
@@ -96,12 +97,12 @@ impl FromStr for Weight {
 
 /// The weights of all rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Weights([u8; SCORERS.len()]);
+pub struct Weights([u8; Scorer::ALL.len()]);
 
 impl Default for Weights {
     /// Those of kube-scheduler's default profile.
     fn default() -> Weights {
-        Weights(SCORERS.map(|scorer| match scorer {
+        Weights(Scorer::ALL.map(|scorer| match scorer {
             Scorer::TaintToleration => 3,
             Scorer::NodeAffinity | Scorer::PodTopologySpread | Scorer::InterPodAffinity => 2,
             Scorer::NodeResourcesFit | Scorer::NodeResourcesBalancedAllocation | Scorer::ImageLocality => 1,
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn weights_are_written_as_plugin_and_number() {
-        for (at, scorer) in SCORERS.into_iter().enumerate() {
+        for (at, scorer) in Scorer::ALL.into_iter().enumerate() {
             assert_eq!(scorer as usize, at, "an array is indexed by it");
             let text = format!("{}=7", scorer.name());
             assert_eq!(text.parse::<Weight>().unwrap().to_string(), text);
@@ -158,7 +159,7 @@ mod tests {
     fn what_is_not_named_weighs_as_in_the_default_profile() {
         let named = ["ImageLocality=9", "NodeAffinity=4", "NodeAffinity=0"];
         let weights: Weights = named.iter().map(|w| w.parse::<Weight>().unwrap()).collect();
-        assert_eq!(SCORERS.map(|s| weights.of(s)), [3, 0, 2, 2, 1, 1, 9]);
+        assert_eq!(Scorer::ALL.map(|s| weights.of(s)), [3, 0, 2, 2, 1, 1, 9]);
         assert_eq!(Weights::from_iter([]), Weights::default());
     }
 }

@@ -41,17 +41,8 @@ const KEYS: [&str; 4] =
 
 /// Mostly those of the default profile.
 fn random_weights(rng: &mut StdRng) -> Weights {
-    let all = [
-        Scorer::TaintToleration,
-        Scorer::NodeAffinity,
-        Scorer::PodTopologySpread,
-        Scorer::InterPodAffinity,
-        Scorer::NodeResourcesFit,
-        Scorer::NodeResourcesBalancedAllocation,
-        Scorer::ImageLocality,
-    ];
     let changed = if rng.random_bool(0.6) { 0.0 } else { 0.5 };
-    let chosen = all.into_iter().filter(|_| rng.random_bool(changed)).collect::<Vec<_>>();
+    let chosen = Scorer::ALL.into_iter().filter(|_| rng.random_bool(changed)).collect::<Vec<_>>();
     chosen.into_iter().map(|scorer| Weight { scorer, weight: *pick(rng, &[0, 1, 5, 100]) }).collect()
 }
 
